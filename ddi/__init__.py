@@ -1,0 +1,30 @@
+"""Descent directions in adversarial training: attacks, min-norm solver, Danskin's quantities, product direction."""
+
+from ddi.attacks import FAST, FGSM, PGA, PGD, cross_entropy, frozen, inverse_time, margin_loss
+from ddi.danskin import (
+    Certificate,
+    SteepestDescent,
+    certify,
+    directional_derivative,
+    gram_matrix,
+    one_sided,
+    steepest_descent,
+    two_sided,
+)
+from ddi.data import Dataset, digits, mnist
+from ddi.models import MLP, Normalize, SmallNet
+from ddi.product import ProductPoint, chunk_gradients, per_sample_gradients, product_point, sample_losses
+from ddi.record import Record, RunWriter, provenance, read_record, read_records
+from ddi.simplices import project_simplex
+from ddi.solver import MinNormPoint, bundle, min_norm_point, min_norm_product
+from ddi.threat import L2, LInf, threat_model
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FAST", "FGSM", "L2", "MLP", "PGA", "PGD", "Certificate", "Dataset", "LInf", "MinNormPoint", "Normalize", "ProductPoint",
+    "Record", "RunWriter", "SmallNet", "SteepestDescent", "bundle", "certify", "chunk_gradients", "cross_entropy", "digits",
+    "directional_derivative", "frozen", "gram_matrix", "inverse_time", "margin_loss", "min_norm_point", "min_norm_product",
+    "mnist", "one_sided", "per_sample_gradients", "product_point", "project_simplex", "provenance", "read_record",
+    "read_records", "sample_losses", "steepest_descent", "threat_model", "two_sided",
+]  # fmt: skip

@@ -1,0 +1,89 @@
+"""Small networks for images in ``[0, 1]``: NCHW in, logits out; normalisation is a layer of the model."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["MLP", "Normalize", "SmallNet"]
+
+ACTIVATIONS = {"celu": nn.CELU, "relu": nn.ReLU, "elu": nn.ELU}
+
+
+def activation_layer(name: str) -> nn.Module:
+    """A new layer ``"celu"`` or ``"elu"`` (continuously differentiable) or ``"relu"`` (not)."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {tuple(ACTIVATIONS)}, got {name!r}")
+    return ACTIVATIONS[name]()
+
+
+def norm_layer(name: str, channels: int) -> nn.Module:
+    """A new layer ``"group"`` (GroupNorm, up to 8 groups), ``"batch"`` (BatchNorm) or ``"none"``, for ``channels``."""
+    if name == "group":
+        return nn.GroupNorm(math.gcd(8, channels), channels)
+    if name == "batch":
+        return nn.BatchNorm2d(channels)
+    if name == "none":
+        return nn.Identity()
+    raise ValueError(f'norm must be "group", "batch" or "none", got {name!r}')
+
+
+class Normalize(nn.Module):
+    """``(x - mean) / std``, a channel at a time, so that attacks see images in ``[0, 1]``."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W) -> (B, C, H, W)``."""
+        return (x - self.mean) / self.std
+
+
+class MLP(nn.Sequential):
+    """Fully connected network on flattened images.
+
+    Args:
+        in_features: values an image, ``C * H * W`` (64 for the digits).
+        classes: number of logits.
+        hidden: widths of the hidden layers; ``()`` gives a linear model.
+        activation: ``"celu"``, ``"elu"`` or ``"relu"``.
+        norm: ``"none"``, or ``"group"``/``"batch"`` normalisation after each hidden linear layer.
+    """
+
+    def __init__(
+        self,
+        in_features: int = 64,
+        classes: int = 10,
+        hidden: tuple[int, ...] = (256, 256),
+        activation: str = "celu",
+        norm: str = "none",
+    ) -> None:
+        layers: list[nn.Module] = [nn.Flatten()]
+        width = in_features
+        for units in hidden:
+            between = nn.BatchNorm1d(units) if norm == "batch" else norm_layer(norm, units)
+            layers += [nn.Linear(width, units), between, activation_layer(activation)]
+            width = units
+        super().__init__(*(layer for layer in layers if not isinstance(layer, nn.Identity)), nn.Linear(width, classes))
+
+
+class SmallNet(nn.Sequential):
+    """Four 3x3 convolutions (16, 32, 64, 64 channels; the last three with stride 2), mean over the image, linear.
+
+    About 60 000 parameters, for images of any size from 8x8.
+
+    Args:
+        in_channels: 1 for grey, 3 for colour images. classes: number of logits.
+        activation, norm: as for :class:`MLP`; ``"celu"`` with ``"group"`` is the paper's smooth setting.
+    """
+
+    def __init__(self, in_channels: int = 3, classes: int = 10, activation: str = "celu", norm: str = "group") -> None:
+        layers: list[nn.Module] = []
+        width = in_channels
+        for channels, stride in ((16, 1), (32, 2), (64, 2), (64, 2)):
+            conv = nn.Conv2d(width, channels, 3, stride, padding=1, bias=norm == "none")
+            layers += [conv, norm_layer(norm, channels), activation_layer(activation)]
+            width = channels
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))

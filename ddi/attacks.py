@@ -26,8 +26,8 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 def margin_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Margin ``max_{j != y} z_j - z_y``, one value a sample; positive exactly where the model is fooled."""
-    true = nn.functional.one_hot(labels, logits.shape[1]).bool()
-    return logits.masked_fill(true, -torch.inf).amax(1) - logits[true]
+    true = labels[:, None] == torch.arange(logits.shape[1], device=labels.device)
+    return logits.masked_fill(true, -torch.inf).amax(1) - logits.gather(1, labels[:, None]).squeeze(1)
 
 
 def inverse_time(start: int = 8) -> Callable[[int], float]:

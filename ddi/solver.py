@@ -247,10 +247,10 @@ def _away_steps(G: Tensor, c: Tensor, simplices: Simplices, tol: Tensor, most: i
         away = weights - torch.zeros_like(a).scatter(1, away_from, 1.0)
         go_toward = ((toward * r).sum(1, True) <= (away * r).sum(1, True)) | (weights.gather(1, away_from) == 1)
         d = torch.where(go_toward, toward, away)
-        most = torch.where(go_toward, 1.0, (lambda w: w / (1 - w).clamp_min(1e-300))(weights.gather(1, away_from)))
+        longest = torch.where(go_toward, 1.0, (lambda w: w / (1 - w).clamp_min(1e-300))(weights.gather(1, away_from)))
         curvature = (d * (G @ d.unsqueeze(-1)).squeeze(-1)).sum(1, True)
         slope = -(d * r).sum(1, True)
-        step = torch.where(curvature * most > slope, slope / curvature.clamp_min(1e-300), most)
+        step = torch.where(curvature * longest > slope, slope / curvature.clamp_min(1e-300), longest)
         moved = a + step * d
         a = torch.where(done[:, None], a, simplices.normalise(torch.where(moved > 1e-16, moved, 0.0)))
     return a, most

@@ -1,0 +1,172 @@
+"""Models, data, records and plots."""
+
+import json
+import os
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ddi import MLP, Normalize, RunWriter, SmallNet, digits, mnist, plots, provenance, read_record, read_records
+
+# ------------------------------------------------------------------------------------------------------------ models
+
+
+@pytest.mark.parametrize("activation", ["celu", "relu", "elu"])
+@pytest.mark.parametrize("norm", ["none", "group", "batch"])
+def test_models_take_images_and_return_logits(activation, norm):
+    x = torch.rand(4, 1, 8, 8)
+    for model in (MLP(64, 10, (16, 24), activation, norm), SmallNet(1, 10, activation, norm)):
+        assert model(x).shape == (4, 10)
+        kinds = {type(m) for m in model.modules()}
+        assert {"celu": nn.CELU, "relu": nn.ReLU, "elu": nn.ELU}[activation] in kinds
+        assert (nn.GroupNorm in kinds) == (norm == "group")
+        assert bool(kinds & {nn.BatchNorm1d, nn.BatchNorm2d}) == (norm == "batch")
+
+
+def test_sizes():
+    count = lambda model: sum(p.numel() for p in model.parameters())  # noqa: E731
+    assert 55_000 < count(SmallNet(3)) < 65_000
+    assert count(MLP(64, 10, (256, 256))) == 64 * 256 + 256 + 256 * 256 + 256 + 256 * 10 + 10
+    assert count(MLP(64, 10, ())) == 650
+    assert SmallNet(3)(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_normalize_is_a_layer():
+    x = torch.rand(2, 3, 4, 4)
+    layer = Normalize((0.5, 0.4, 0.3), (0.2, 0.1, 1.0))
+    torch.testing.assert_close(layer(x)[:, 1], (x[:, 1] - 0.4) / 0.1)
+    assert not list(layer.parameters()) and len(layer.state_dict()) == 2
+
+
+@pytest.mark.parametrize("options, name", [({"activation": "gelu"}, "activation"), ({"norm": "layer"}, "norm")])
+def test_unknown_switches_are_refused(options, name):
+    for kind in (MLP, SmallNet):
+        with pytest.raises(ValueError, match=name):
+            kind(**options)
+
+
+# -------------------------------------------------------------------------------------------------------------- data
+
+
+def test_digits_are_what_they_say():
+    data = digits()
+    assert data.x_train.shape == (1400, 1, 8, 8) and data.x_test.shape == (397, 1, 8, 8)
+    for x, y in ((data.x_train, data.y_train), (data.x_test, data.y_test)):
+        assert x.dtype == torch.float32 and x.min() == 0 and x.max() == 1
+        assert y.dtype == torch.int64 and set(y.tolist()) == set(range(10)) and len(y) == len(x)
+    every = torch.cat([data.x_train, data.x_test])
+    assert len(every.unique(dim=0)) == 1797  # no image twice, so none both in training and test
+    assert data.sha256() == digits().sha256()
+    assert data.to(dtype=torch.float64).x_test.dtype == torch.float64
+    assert data.to(dtype=torch.float64).y_test.dtype == torch.int64
+
+
+def test_pair_keeps_two_classes():
+    data = digits()
+    pair = data.pair(3, 8)
+    assert len(pair.x_train) == ((data.y_train == 3) | (data.y_train == 8)).sum()
+    assert pair.y_test.sum() == (data.y_test == 8).sum() and pair.classes == 2
+    assert pair.sha256() != data.sha256()
+    for bad in ((1, 1), (0, 10)):
+        with pytest.raises(ValueError, match="zero and one"):
+            data.pair(*bad)
+
+
+def test_missing_mnist_names_three_ways(tmp_path, monkeypatch):
+    monkeypatch.setenv("DDI_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="(?s)download=True.*DDI_DATA.*digits"):
+        mnist()
+
+
+def test_mnist_reads_torchvisions_layout(tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    pixels = np.arange(2 * 784, dtype=np.uint8).reshape(2, 28, 28)
+    for stem in ("train", "t10k"):
+        (raw / f"{stem}-images-idx3-ubyte").write_bytes(np.array([2051, 2, 28, 28], ">i4").tobytes() + pixels.tobytes())
+        (raw / f"{stem}-labels-idx1-ubyte").write_bytes(np.array([2049, 2], ">i4").tobytes() + bytes([7, 1]))
+    data = mnist(tmp_path)
+    assert data.x_train.shape == (2, 1, 28, 28) and data.y_test.tolist() == [7, 1]
+    torch.testing.assert_close(data.x_train[0, 0], torch.tensor(pixels[0]) / 255)
+
+
+# ----------------------------------------------------------------------------------------------------------- records
+
+
+def test_a_record_comes_back_as_written(tmp_path):
+    config = {"eps": 0.2, "arm": "standard", "model": {"hidden": [8, 8]}}
+    with RunWriter(tmp_path / "e" / "standard-seed0", config, provenance(digits())) as run:
+        for epoch in range(3):
+            run.log(epoch=epoch, loss=0.1 / 3 * epoch)
+    record = read_record(tmp_path / "e" / "standard-seed0")
+    assert record.config == config and record.complete and record.name == "standard-seed0"
+    np.testing.assert_array_equal(record.metrics["loss"], 0.1 / 3 * np.arange(3))
+    for key in ("device", "torch", "dtype", "commit", "data", "data_sha256", "wall_seconds", "threads"):
+        assert key in record.provenance
+    assert record.provenance["data"] == "digits"
+    assert [r.name for r in read_records(tmp_path / "e")] == ["standard-seed0"]
+    assert read_records(tmp_path / "nothing") == []
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_run_that_dies_leaves_an_incomplete_record(tmp_path):
+    with pytest.raises(KeyboardInterrupt), RunWriter(tmp_path / "run", {}, provenance(digits())) as run:
+        run.log(epoch=0, loss=1.0)
+        raise KeyboardInterrupt
+    record = read_record(tmp_path / "run")
+    assert not record.complete and record.metrics["loss"].tolist() == [1.0]
+    with RunWriter(tmp_path / "run", {}, provenance(digits())) as run:  # may be done again
+        assert not read_record(tmp_path / "run").complete
+        run.log(epoch=0, loss=2.0)
+    assert read_record(tmp_path / "run").complete
+    with pytest.raises(FileExistsError, match="complete record"):
+        RunWriter(tmp_path / "run", {}, {})
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    run = RunWriter(tmp_path / "run", {}, {})
+    run.log(epoch=0)
+
+    def full(*args):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="space"):
+        run.log(epoch=1)
+    assert read_record(tmp_path / "run").metrics["epoch"].tolist() == [0]
+    assert json.loads((tmp_path / "run" / "provenance.json").read_text())["complete"] is False
+
+
+def test_records_refuse_changing_columns_and_missing_folders(tmp_path):
+    run = RunWriter(tmp_path / "run", {}, {})
+    run.log(epoch=0)
+    with pytest.raises(ValueError, match="columns"):
+        run.log(epoch=1, loss=0.0)
+    with pytest.raises(FileNotFoundError, match="holds no record"):
+        read_record(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------------------- plots
+
+
+def test_every_method_has_its_own_colour_and_its_own_dash_or_marker():
+    colours = [m["color"] for m in plots.METHODS.values()]
+    shapes = [(str(m["linestyle"]), m["marker"]) for m in plots.METHODS.values()]
+    assert len(set(colours)) == len(colours) and len(set(shapes)) == len(shapes)
+
+
+def test_plots_draw_what_they_are_given():
+    plots.use_style()
+    fig, axes = plt.subplots(1, 3)
+    drawn = plots.line(axes[0], [0, 1, 2], torch.tensor([3.0, 4.0, 5.0]), "DDi", "ours")
+    assert drawn.get_ydata().tolist() == [3, 4, 5] and drawn.get_color() == plots.METHODS["DDi"]["color"]
+    assert [t.get_text() for t in axes[0].texts] == ["ours"]
+    assert fig.get_facecolor() == (1, 1, 1, 1)
+    plots.show_images(axes[1:], torch.rand(2, 1, 8, 8), ["a", "b"], limit=0.5)
+    assert axes[1].images[0].get_clim() == (-0.5, 0.5)
+    with pytest.raises(ValueError, match="method"):
+        plots.line(axes[0], [0], [0], "SGD")
+    plt.close(fig)

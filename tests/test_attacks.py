@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ddi import FAST, FGSM, MLP, PGA, PGD, L2, LInf, cross_entropy, digits, frozen, inverse_time, margin_loss
+from ddi import FAST, FGSM, L2, MLP, PGA, PGD, LInf, cross_entropy, digits, frozen, inverse_time, margin_loss
 
 EPS = 0.2
 ATTACKS = [

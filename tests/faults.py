@@ -1,0 +1,100 @@
+"""Plant one fault at a time and see the tests catch it: ``python tests/faults.py [word ...]``.
+
+A test that cannot fail proves nothing. Each line below breaks the package in one place (in a copy of the tree); the
+unit tests of that part must then fail. Exits with 1 if a fault survives. Not collected by pytest: it takes minutes.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# (what is broken, module, the text as it is, the text with the fault, the tests that must notice)
+FAULTS = [
+    ("projection to the wrong radius", "threat", "torch.clamp(delta, -self.eps, self.eps)", "torch.clamp(delta, -2 * self.eps, 2 * self.eps)", "threat"),
+    ("box forgotten after a random l2 start", "threat", "(x.ndim - 1))).clamp(lo, hi)", "(x.ndim - 1)))", "threat"),
+    ("l2 projection stops at the ball, before the box", "threat", "range(0 if self.box is None else 64)", "range(0)", "threat"),
+    ("random start with the wrong radius law", "threat", "uniform ** (1 / normal[0].numel())", "uniform", "threat"),
+    ("NaN radius accepted", "threat", "not math.isfinite(value) or value < low", "value < low", "threat"),
+    ("ascent step with the wrong sign", "attacks", "delta + size * self._direction", "delta - size * self._direction", "attacks"),
+    ("random start dropped", "attacks", "if self.random_start else", "if False else", "attacks"),
+    ("no projection after a step", "attacks", "threat.project(delta + size * self._direction(gradient), x)", "delta + size * self._direction(gradient)", "attacks"),
+    ("best iterate is the weakest", "attacks", "wins = values > best", "wins = values < best", "attacks"),
+    ("last iterate not considered for the best", "attacks", "return _better(self._values(model, x + delta, y), delta, best, kept)[1]", "return kept", "attacks"),
+    ("schedule counted from 0", "attacks", "self.schedule(step) if", "self.schedule(step - 1) if", "attacks"),
+    ("training mode not restored", "attacks", "module.training = mode", "pass", "attacks"),
+    ("requires_grad not restored", "attacks", "p.requires_grad_(requires)", "pass", "attacks"),
+    ("buffers not restored", "attacks", "module._buffers[name] = buffer.copy_(value)", "pass", "attacks"),
+    ("attack in training mode", "attacks", "        model.eval()\n", "", "attacks"),
+    ("state not restored after an exception", "attacks", "        yield\n    finally:\n        for module, mode", "        yield\n    except ZeroDivisionError:\n        pass\n    else:\n        for module, mode", "attacks"),
+    ("PGA takes sign steps", "attacks", "class PGA(PGD):", "class PGA(PGD):\n    x = 1\n\n\nclass _Unused(PGD):", "attacks"),
+    ("margin over all classes", "attacks", "logits.masked_fill(true, -torch.inf).amax(1)", "logits.amax(1)", "attacks"),
+    ("chunk ignored", "attacks", "size = chunk or len(many)", "size = len(many)", "attacks"),
+    ("labels not checked", "attacks", "check=step == 1", "check=False", "attacks"),
+    ("off by one in the sort", "simplices", "excess.gather(-1, rho - 1)", "excess.gather(-1, (rho - 2).clamp_min(0))", "solver"),
+    ("ascending sort", "simplices", "descending=True", "descending=False", "solver"),
+    ("gap against the largest entry", "simplices", "self._rows(r, torch.inf).amin(-1)[:, self.group])) @", "self._rows(r, -torch.inf).amax(-1)[:, self.group])) @", "solver"),
+    ("vertex at the largest entry", "simplices", "self._rows(r, torch.inf).argmin(-1, keepdim=True)", "self._rows(r, -torch.inf).argmax(-1, keepdim=True)", "solver"),
+    ("linear term with the wrong sign", "solver", ".squeeze(-1) - c", ".squeeze(-1) + c", "solver"),
+    ("blocked weights stay free", "solver", "free = free & ~blocked", "free = free", "solver"),
+    ("no proximal term", "solver", "(1e-14 * n + 2 * floor)", "(0 * n + 0 * floor)", "solver"),
+    ("step of the accelerated method twice too long", "solver", "step = 1 / torch.linalg", "step = 2.5 / torch.linalg", "solver"),
+    ("away step as long as a step towards", "solver", "w / (1 - w)", "1 + 0 * w", "solver"),
+    ("indefinite matrices accepted", "solver", "if (lowest < -allowed).any():", "if False:", "solver"),
+    ("scale not undone", "solver", "(squared * scale)", "(squared)", "solver"),
+    ("bundle without its step length", "solver", "values.double() / t", "values.double()", "solver"),
+    ("directional derivative is a minimum", "danskin", "simplices.vertex(-products[None])[0]", "simplices.vertex(products[None])[0]", "danskin"),
+    ("ascent instead of descent", "danskin", "(-point / norm)", "(point / norm)", "danskin"),
+    ("slope without its scale", "danskin", "simplices.group) * largest", "simplices.group)", "danskin"),
+    ("Gram matrix accumulated in float32", "danskin", "(piece.double() for piece in pieces)", "(piece for piece in pieces)", "danskin"),
+    ("certificate without the direction's length", "danskin", "* direction.double().norm().cpu()", "* 1", "danskin"),
+    ("certificate at equality", "danskin", "bound < 0)", "bound <= 0)", "danskin"),
+    ("two-sided quotient called one-sided", "danskin", "float(phi(theta))) / t", "float(phi(theta - t * direction))) / (2 * t)", "danskin"),
+    ("per-sample gradients not divided by k", "product", ".flatten(0, 1) / k", ".flatten(0, 1)", "product"),
+    ("Frank-Wolfe goes to the largest slope", "product", "pick = slopes.argmin(0)", "pick = slopes.argmax(0)", "product"),
+    ("weights of samples and perturbations swapped", "product", "torch.arange(int(part.max()) + 1).repeat(m)", "torch.arange(int(part.max()) + 1).repeat_interleave(m)", "product"),
+    ("hash forgets the labels", "data", "self.y_train, self.x_test.float(), self.y_test)", "self.x_test.float())", "rest"),
+    ("pair keeps the old labels", "data", "(y[keep] == one).long()", "y[keep]", "rest"),
+    ("a failed run marked complete", "record", "self._finish(kind is None)", "self._finish(True)", "rest"),
+    ("writes not atomic", "record", 'path.with_name(path.name + ".tmp")', "path", "rest"),
+]  # fmt: skip
+
+
+def caught(module: str, old: str, new: str, tests: str) -> bool:
+    """Whether the tests fail on a copy of the tree with the fault."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for part in ("ddi", "tests"):
+            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+        path = copy / "ddi" / f"{module}.py"
+        text = path.read_text(encoding="utf-8")
+        if text.count(old) != 1:
+            raise SystemExit(f"ddi/{module}.py holds {text.count(old)} times, not once: {old!r}")
+        path.write_text(text.replace(old, new), encoding="utf-8")
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:nbval", "-p", "no:cacheprovider"]
+        environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
+        target = str(copy / "tests" / f"test_{tests}.py")
+        run = subprocess.run([*command, target], cwd=copy, env=environment, capture_output=True, text=True)
+        if run.returncode not in (0, 1):
+            raise SystemExit(f"pytest itself failed:\n{run.stdout}\n{run.stderr}")
+        return run.returncode == 1
+
+
+def main() -> int:
+    """Plant the faults whose description holds all given words; list what became of each."""
+    chosen = [fault for fault in FAULTS if all(word in fault[0] for word in sys.argv[1:])]
+    survived = 0
+    for number, (what, module, old, new, tests) in enumerate(chosen, 1):
+        found = caught(module, old, new, tests)
+        survived += not found
+        print(f"{number:3}/{len(chosen)}  {'caught  ' if found else 'SURVIVED'}  ddi/{module}.py: {what}", flush=True)
+    print(f"{len(chosen) - survived} of {len(chosen)} faults caught")
+    return int(survived > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -103,6 +103,7 @@ def steepest_descent(
         method: of :func:`ddi.min_norm_point`.
     """
     simplices, tol = _layout(gradients, groups), number("tol", tol)
+    gradients = gradients.detach()
     largest = gradients.abs().max()
     unit = gradients / torch.where(largest > 0, largest, 1.0)
     weights = min_norm_product(gram_matrix(unit), simplices.group, method=method).weights
@@ -111,11 +112,12 @@ def steepest_descent(
     reach = (norms * simplices.vertex(-norms[None])[0]).sum()
     norm = point.norm()
     weights = weights.to(gradients.dtype)
-    if norm <= tol * reach:
-        return SteepestDescent(torch.zeros_like(gradients[0]), weights, gradients.new_zeros(()), True)
-    direction = (-point / norm).to(gradients.dtype)
-    slope = directional_derivative(unit, direction, simplices.group) * largest
-    return SteepestDescent(direction, weights, slope, False)
+    if norm > tol * reach:
+        direction = (-point / norm).to(gradients.dtype)
+        slope = directional_derivative(unit, direction, simplices.group) * largest
+        if slope < 0:  # rounding can eat a slope far below max ||g||
+            return SteepestDescent(direction, weights, slope, False)
+    return SteepestDescent(torch.zeros_like(gradients[0]), weights, gradients.new_zeros(()), True)
 
 
 def certify(

@@ -104,14 +104,14 @@ def min_norm_product(
     tol = number("tol", (1e-16 if exact else 1e-6) if tol is None else tol)
     max_iter = max_iter or (100 + 10 * n if exact else 10_000)
 
-    G, shape = gram.double().reshape(-1, n, n), gram.shape[:-2]
+    G, shape = gram.detach().double().reshape(-1, n, n), gram.shape[:-2]
     if linear is None:
         c = G.new_zeros(len(G), n)
     else:
         check_floats("linear", linear, 1)
         if linear.shape[-1] != n:
             raise ValueError(f"linear must have {n} entries on its last axis, got shape {tuple(linear.shape)}")
-        c = linear.to(G).expand(*shape, n).reshape(-1, n)
+        c = linear.detach().to(G).expand(*shape, n).reshape(-1, n)
     simplices = Simplices(groups.to(G.device))
     c = simplices.shift(c)
     largest = G.abs().amax((-2, -1))

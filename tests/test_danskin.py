@@ -100,6 +100,12 @@ def test_stationary_points_say_so_and_never_give_nan(g, dtype, scale):
     assert found.direction.dtype == dtype and torch.isfinite(found.weights).all()
 
 
+def test_a_direction_that_is_returned_always_descends():
+    """Without a tolerance rounding decides: 1e9 apart, the slope is lost, and the result must say so."""
+    found = steepest_descent(torch.tensor([[1e9, 0.0], [0.0, 1.0]], dtype=F64), tol=0.0)
+    assert found.stationary == (found.slope == 0) and found.slope <= 0
+
+
 def test_singleton_is_the_negative_normalised_gradient():
     g = rows(1, 5)
     found = steepest_descent(g)

@@ -1,0 +1,80 @@
+# The book in two commands: `make book`, `make test`. `make` alone lists the rest.
+# Needed: GNU make and Python >= 3.11. Variables: PYTHON (python3), VENV (.venv), CHAPTERS, WORKERS, OMP_NUM_THREADS.
+
+PYTHON ?= python3
+VENV ?= .venv
+CHAPTERS ?=
+WORKERS ?= 2
+SCREENSHOTS ?=
+
+BIN := $(if $(filter /%,$(VENV)),$(VENV),$(CURDIR)/$(VENV))/bin
+READY := $(VENV)/.ddi-ready
+BUILD := '$(BIN)/jupyter-book' build . -W -n --keep-going --all
+SAY := @printf '\n== %s\n'
+
+export OMP_NUM_THREADS ?= 1
+export JUPYTER_PREFER_ENV_PATH := 1
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+export PATH := $(BIN):$(PATH)
+unexport MPLBACKEND PYTHONHOME
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help environment book preview notebooks test lint pages clean FORCE
+
+help: ## list the targets
+	@echo "Descent directions in adversarial training"
+	@echo
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+
+environment: $(READY) ## create the environment (.venv) and install the requirements; quick if it is there
+
+# The mark holds the folder it was made for: an environment lent by another copy of the book is installed into again.
+ifneq ($(shell cat '$(READY)' 2>/dev/null),$(CURDIR))
+$(READY): FORCE
+endif
+$(READY): requirements.txt pyproject.toml
+	$(SAY) "Environment: $(VENV) (the first time a few minutes and about 6 GB)"
+	@'$(BIN)/python' -m pip --version >/dev/null 2>&1 || { \
+	  command -v '$(PYTHON)' >/dev/null || { echo "There is no '$(PYTHON)'. Install Python 3.11 or newer, or say where: make PYTHON=/path/to/python3"; exit 1; }; \
+	  '$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "'$(PYTHON)' is" $$('$(PYTHON)' --version)", and the book needs 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }; \
+	  '$(PYTHON)' -m venv '$(VENV)' || { echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu the package python3-venv is missing"; exit 1; }; }
+	@'$(BIN)/python' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(VENV) holds" $$('$(BIN)/python' --version)", and the book needs 3.11 or newer: remove that folder, or name another: make VENV=..."; exit 1; }
+	'$(BIN)/python' -m pip install --disable-pip-version-check -r requirements.txt
+	@printf '%s\n' '$(CURDIR)' > '$(READY)'
+
+book: environment ## execute every chapter afresh and build the book, strictly, into _build/
+	$(SAY) "Book: executing every chapter and building, from scratch"
+	@rm -rf _build && mkdir _build
+	@sed -e 's/execute_notebooks: "off"/execute_notebooks: "force"/' -e 's|house: book/tools|house: ../book/tools|' _config.yml > _build/book.yml
+	@grep -q 'execute_notebooks: "force"' _build/book.yml
+	$(BUILD) --config _build/book.yml
+	@printf '\nThe book is ready. Open\n\n    file://%s/_build/html/index.html\n\n' '$(CURDIR)'
+
+preview: environment ## build the book from the stored outputs (seconds)
+	$(SAY) "Preview: building from the stored outputs, nothing is executed"
+	@rm -rf _build
+	$(BUILD)
+	@printf '\nThe preview is ready. Open\n\n    file://%s/_build/html/index.html\n\n' '$(CURDIR)'
+
+notebooks: environment ## execute the chapters and store their outputs: all, or CHAPTERS="02 05"
+	$(SAY) "Notebooks: executing $(or $(CHAPTERS),every chapter) and storing the outputs"
+	'$(BIN)/python' book/tools/notebooks.py $(CHAPTERS)
+
+test: environment ## test the package and the book, and compare every chapter with its stored outputs
+	$(SAY) "Tests: the package, the book's rules, and every chapter against its stored outputs"
+	'$(BIN)/python' -m pytest --nbval --nbval-current-env --nbval-cell-timeout=300 -n $(WORKERS) --dist loadfile tests notebooks
+
+lint: environment ## check the style of the code
+	$(SAY) "Lint"
+	'$(BIN)/ruff' check .
+
+pages: environment ## open every built page in headless Chromium: SCREENSHOTS=folder takes pictures
+	$(SAY) "Pages: opening every page of _build/html in Chromium"
+	'$(BIN)/python' book/tools/check_pages.py $(if $(SCREENSHOTS),--screenshots '$(SCREENSHOTS)')
+
+clean: ## remove what was built, not the environment
+	$(SAY) "Clean: removing build products and caches"
+	rm -rf _build .pytest_cache .ruff_cache .hypothesis ddi.egg-info build dist
+	find ddi tests notebooks book -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -42,6 +42,7 @@ $(READY): requirements.txt pyproject.toml
 	  '$(PYTHON)' -m venv '$(VENV)' || { echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu the package python3-venv is missing"; exit 1; }; }
 	@'$(BIN)/python' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(VENV) holds" $$('$(BIN)/python' --version)", and the book needs 3.11 or newer: remove that folder, or name another: make VENV=..."; exit 1; }
 	'$(BIN)/python' -m pip install --disable-pip-version-check -r requirements.txt
+	@mkdir -p '$(VENV)/etc/ipython' && echo 'c.IPKernelApp.log_level = 40  # a kernel on this machine need not warn of TCP' > '$(VENV)/etc/ipython/ipython_kernel_config.py'
 	@printf '%s\n' '$(CURDIR)' > '$(READY)'
 
 book: environment ## execute every chapter afresh and build the book, strictly, into _build/

@@ -100,7 +100,7 @@ def steepest_descent(
 
     Args:
         gradients: ``(n, d)``, any scale. groups: ``(n,)`` integers, or ``None``. tol: relative, ``>= 0``.
-        method: of :func:`ddi.min_norm_point`.
+        method: of :func:`ddi.solver.min_norm_point`.
     """
     simplices, tol = _layout(gradients, groups), number("tol", tol)
     gradients = gradients.detach()

@@ -49,7 +49,7 @@ def line(ax: Axes, x: object, y: object, method: str, label: str | None = None, 
     """Plot a line in the method's colour, dash and marker, labelled directly at its right end (``label=""``: not)."""
     if method not in METHODS:
         raise ValueError(f"method must be one of {tuple(METHODS)}, got {method!r}")
-    style = METHODS[method] | {"markevery": max(1, np.size(x) // 8)} | options
+    style = METHODS[method] | {"markevery": max(1, len(np.atleast_1d(np.asarray(x))) // 8)} | options
     (drawn,) = ax.plot(np.asarray(x), np.asarray(y), **style)
     return label_line(drawn, method if label is None else label)
 

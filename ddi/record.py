@@ -58,12 +58,14 @@ def provenance(dataset: Dataset, device: torch.device | str = "cpu", dtype: torc
 
 
 def _commit() -> str | None:
-    """Commit of the repository that holds this package, with ``-dirty`` if tracked files differ; ``None`` outside one."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """Commit of the repository that holds this package, ``-dirty`` if tracked files outside ``results/`` differ."""
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        clean = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ":/", ":(top,exclude)results"]).returncode == 0
     except (OSError, subprocess.CalledProcessError):
         return None
+    return head if clean else f"{head}-dirty"
 
 
 def _write(path: Path, text: str) -> None:

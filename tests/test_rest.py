@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -110,6 +111,30 @@ def test_a_record_comes_back_as_written(tmp_path):
     assert [r.name for r in read_records(tmp_path / "e")] == ["standard-seed0"]
     assert read_records(tmp_path / "nothing") == []
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_provenance_names_the_commit_and_says_when_the_code_differs(tmp_path, monkeypatch):
+    import ddi.record
+
+    def git(*words):
+        subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True)
+
+    package = tmp_path / "ddi"
+    package.mkdir()
+    monkeypatch.setattr(ddi.record, "__file__", str(package / "record.py"))
+    assert provenance(digits())["commit"] is None  # no repository
+    (package / "record.py").write_text("one")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "old").write_text("one")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "one")
+    clean = provenance(digits())["commit"]
+    assert len(clean) == 40
+    (tmp_path / "results" / "old").write_text("two")
+    assert provenance(digits())["commit"] == clean
+    (package / "record.py").write_text("two")
+    assert provenance(digits())["commit"] == f"{clean}-dirty"
 
 
 def test_a_run_that_dies_leaves_an_incomplete_record(tmp_path):

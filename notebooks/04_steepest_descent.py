@@ -75,7 +75,7 @@ torch.set_default_dtype(torch.float64)
 # ```
 #
 # Nothing here is divided by $\lVert\gamma\rVert$, so $D(s\gamma) = s\,D(\gamma)$ for $s \ge 0$. We call $\gamma$ a *descent direction* if $D(\gamma) < 0$.
-# {ref}`chapter-03` showed that $-g_i$ need not be one. Which unit vector is the best one? That is, we solve
+# We saw in {ref}`chapter-03` that $-g_i$ need not be one. Which unit vector is the best one? That is, we solve
 #
 # ```{math}
 # :label: eq-04-problem
@@ -131,7 +131,7 @@ torch.set_default_dtype(torch.float64)
 # ::::
 # :::::
 #
-# In plain words: draw the line through $w$ at right angles to $w$. The whole hull lies on its far side. So a step along $-w$ goes
+# In plain words: if $w \ne 0$, draw the line through $w$ at right angles to $w$ (beyond the plane, the hyperplane). The whole hull lies on its far side. So a step along $-w$ goes
 # against *every* gradient of the hull, by at least $\lVert w\rVert^2$.
 #
 # ::::{prf:theorem} Steepest descent
@@ -173,7 +173,7 @@ result = steepest_descent(M.T)  # the package takes one gradient a row
 w, γ = M @ result.weights, result.direction
 
 # %% [markdown]
-# Two other roads to $w$: the nearest of all segments between two gradients (in the plane the nearest point of a hull that does not hold $0$ lies on one), and SciPy's general solver SLSQP, on $\min_{\alpha \in \Delta}\lVert M\alpha\rVert^2$.
+# Two other roads to $w$: the point nearest to $0$ on any segment between two gradients (in the plane, a hull that does not hold $0$ has its nearest point on one of them), and SciPy's general solver SLSQP, on $\min_{\alpha \in \Delta}\lVert M\alpha\rVert^2$.
 
 
 # %%
@@ -183,13 +183,15 @@ def nearest(p, q):
     return p + s * (q - p)
 
 
-w_segments = min((nearest(p, q) for p, q in combinations(M.T, 2)), key=torch.norm)
+segments = combinations(M.T, 2)
+w_segments = min((nearest(p, q) for p, q in segments), key=torch.norm)
 
 # %%
 Mn = M.numpy()
 slsqp = minimize(
-    lambda α: (Mn @ α) @ (Mn @ α), np.full(5, 0.2), jac=lambda α: 2 * Mn.T @ (Mn @ α),
-    constraints={"type": "eq", "fun": lambda α: α.sum() - 1}, bounds=[(0, 1)] * 5,
+    lambda α: (Mn @ α) @ (Mn @ α), np.full(5, 0.2),
+    jac=lambda α: 2 * Mn.T @ (Mn @ α), bounds=[(0, 1)] * 5,
+    constraints={"type": "eq", "fun": lambda α: α.sum() - 1},
     method="SLSQP", tol=1e-14,
 )  # fmt: skip
 
@@ -263,7 +265,8 @@ D = (torch.stack([angles.cos(), angles.sin()], 1) @ M).amax(1)  # all slopes
 # least slope over $7\,200$ directions agree: the first two to $10^{-12}$, the grid to its resolution. The difference quotient of $\phi$ along $\gamma^\star$ (step $10^{-6}$) agrees to $10^{-5}$.
 
 # %%
-assert torch.allclose(torch.autograd.functional.jacobian(losses, θ), M.T, atol=1e-12)
+J = torch.autograd.functional.jacobian(losses, θ)  # one gradient a row
+assert torch.allclose(J, M.T, atol=1e-12)
 assert abs(directional_derivative(M.T, γ) + w.norm()) < 1e-12
 assert abs(result.slope + w.norm()) < 1e-12
 assert -1e-12 <= D.min() + w.norm() < M.norm(dim=0).max() * pi / 7200
@@ -271,7 +274,7 @@ assert abs(one_sided(φ, θ, γ, t=1e-6) + w.norm()) < 1e-5
 print(f"steepest slope {result.slope:.3f}")
 
 # %% [markdown]
-# {numref}`fig-04-angles` draws the slope for every direction. Two of the five single gradients, those that {ref}`chapter-03` warned of, lead uphill; the other three descend, but none of them as steeply as $\gamma^\star$.
+# {numref}`fig-04-angles` draws the slope for every direction. Against two of the five single gradients the way leads uphill, as in {ref}`chapter-03`; against the other three it descends, but not as steeply as along $\gamma^\star$.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-04-angles", "caption": "The slope of $\\phi$ in every direction: lowest along $\\gamma^\\star$, but $-g_1$ and $-g_2$ lead uphill."}, "image": {"alt": "Slope against the angle of the direction. A thick black curve, the upper envelope of five thin grey cosine curves, falls below zero in one interval, shaded blue. Its lowest point, marked with a blue triangle, is the steepest descent direction at slope minus 0.97. Orange circles mark minus each gradient: three inside the shaded interval, two above zero."}}
 fig, ax = plt.subplots(figsize=(6.4, 4.2))
@@ -297,8 +300,8 @@ ax.set(xlabel="angle of the direction γ (degrees)", ylabel="slope", ylim=(-1.7,
 plt.show()
 
 # %% [markdown]
-# In the plane a grid of angles is enough; in forty dimensions it is hopeless, and the theorem earns its keep. There we ask a solver that knows nothing of hulls. It gets {eq}`eq-04-problem` as
-# it stands, with the ball for the sphere: minimise $\tau$ over $(\gamma, \tau)$ subject to $\langle\gamma, g_i\rangle \le \tau$ and $\lVert\gamma\rVert^2 \le 1$.
+# In the plane a grid of angles is enough; in forty dimensions it is hopeless, and the theorem earns its keep. There we ask a solver that knows nothing of hulls. It gets {eq}`eq-04-problem`
+# with the ball for the sphere: minimise $\tau$ over $(\gamma, \tau)$ subject to $\langle\gamma, g_i\rangle \le \tau$ and $\lVert\gamma\rVert^2 \le 1$.
 
 # %%
 d, m, rng = 40, 8, torch.Generator().manual_seed(4)
@@ -309,8 +312,14 @@ A = wide.numpy()
 # %%
 start = -A.mean(1) / np.linalg.norm(A.mean(1))
 I, ones = np.eye(d + 1), np.ones(m)
-below = {"fun": lambda z: z[-1] - z[:-1] @ A, "jac": lambda z: np.c_[-A.T, ones]}
-ball = {"fun": lambda z: 1 - z[:-1] @ z[:-1], "jac": lambda z: np.append(-2 * z[:-1], 0)}
+below = {
+    "fun": lambda z: z[-1] - z[:-1] @ A,
+    "jac": lambda z: np.c_[-A.T, ones],
+}
+ball = {
+    "fun": lambda z: 1 - z[:-1] @ z[:-1],
+    "jac": lambda z: np.append(-2 * z[:-1], 0),
+}
 epigraph = minimize(  # z = (γ, τ)
     lambda z: z[-1], np.append(start, (start @ A).max()), jac=lambda z: I[-1],
     constraints=[{"type": "ineq"} | below, {"type": "ineq"} | ball],
@@ -319,12 +328,13 @@ epigraph = minimize(  # z = (γ, τ)
 
 # %% [markdown]
 # (check-04-3)=
-# **Check 04.3** *(Theorem 2 in forty dimensions).* The solver's least slope and its direction agree with the theorem to $10^{-6}$ and $10^{-4}$. Not one of $20\,000$ random directions is steeper,
+# **Check 04.3** *(Theorem 2 in forty dimensions).* The solver's least slope and its direction agree with the theorem's $-\lVert w\rVert$ and $\gamma^\star$ to $10^{-6}$ and $10^{-4}$. Not one of $20\,000$ random directions is steeper,
 # nor one of $20\,000$ neighbours of $\gamma^\star$.
 
 # %%
 best = steepest_descent(wide.T)
-assert abs(epigraph.x[-1] - best.slope) < 1e-6
+norm = (wide @ best.weights).norm()  # of w
+assert abs(best.slope + norm) < 1e-9 and abs(epigraph.x[-1] + norm) < 1e-6
 assert np.allclose(epigraph.x[:-1], best.direction, atol=1e-4)
 anywhere = torch.randn(20_000, d, generator=rng)
 nearby = best.direction + 0.01 * anywhere
@@ -345,8 +355,8 @@ print("no random direction is steeper, near or far")
 # :::{admonition} Our comment
 # :class: comment
 #
-# True to first order, if $0$ is not in the hull: $\langle\gamma^\star, g_i\rangle \le -\lVert w\rVert < 0$ for *all* $i$, and no unit vector guarantees more. It is not the best
-# for any one of them (that is $-g_i/\lVert g_i\rVert$), and "best" treats all losses as tied.
+# True to first order, if $0$ is not in the hull: $\langle\gamma^\star, g_i\rangle \le -\lVert w\rVert < 0$ for *all* $i$, and no unit vector guarantees more. For a single one of them
+# $-g_i/\lVert g_i\rVert$ is better, as a rule, and "best" treats all losses as tied.
 # :::
 #
 # (check-04-4)=
@@ -356,8 +366,9 @@ print("no random direction is steeper, near or far")
 # %%
 rates = best.direction @ wide
 positive = best.weights > 1e-9
-assert (rates <= best.slope + 1e-9).all() and best.slope < -0.1
-assert torch.allclose(rates[positive], best.slope, atol=1e-9) and not positive.all()
+assert (rates <= 1e-9 - norm).all() and norm > 0.1
+assert torch.allclose(rates[positive], -norm, atol=1e-9)
+assert not positive.all()
 for g in wide.T:
     single = steepest_descent(g[None])
     assert torch.allclose(single.direction, -g / g.norm())
@@ -376,7 +387,7 @@ for g in wide.T:
 # :::{admonition} Our comment
 # :class: comment
 #
-# It holds exactly if $0 \notin K$. Otherwise the sphere problem is not convex, and its value can even be positive. It then measures how deep $0$ lies inside the hull.
+# It holds exactly if $0 \notin K$. Otherwise the ball's solution $\gamma = 0$ is not on the sphere, and the sphere's value is zero or even positive: it measures how deep $0$ lies inside the hull.
 # :::
 #
 # ::::{prf:theorem} Signed distance
@@ -413,7 +424,7 @@ def sphere_value(gradients):
 
 # %%
 def signed_distance(s):
-    """Of 0 from the triangle around (0, s): minus the distance; inside, plus it."""
+    """Minus the distance of 0 from the triangle at s; inside, the depth."""
     return 1 + s if s < -1 else min(0.5 + s / 2, 0.5 - s)
 
 
@@ -427,35 +438,36 @@ shifts = torch.linspace(-1.5, 1.5, 61).tolist()
 for s in shifts:
     triangle = corners + torch.tensor([0.0, s])
     assert abs(sphere_value(triangle) - signed_distance(s)) < 2e-3
-    assert abs(steepest_descent(triangle).slope - min(signed_distance(s), 0)) < 1e-9
+    on_ball = steepest_descent(triangle).slope
+    assert abs(on_ball - min(signed_distance(s), 0)) < 1e-9
 assert ((corners @ circle).amax(0) < 0.5 + 1e-6).sum() == 3
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-04-sphere", "caption": "Once $0$ is inside the hull, the least slope over the sphere is positive; the ball's is $0$."}, "image": {"alt": "Left: three copies of a triangle along a vertical line; one far above the origin, one whose lower edge touches it, one around it. Right: least slope against the triangle's position. Outside the hull the sphere's black curve and the ball's blue dashed curve coincide below zero; inside, the black one rises to one half while the blue one stays at zero."}}
 fig, (ax, bx) = plt.subplots(1, 2, figsize=(6.4, 3.6), width_ratios=[1, 1.35])
 for s, colour in ((0.0, "#009E73"), (0.5, "#E69F00"), (1.25, "#CC79A7")):
-    ax.fill(*(corners.numpy() + [0, s]).T, facecolor="none", edgecolor=colour, linewidth=2.5)
+    ax.fill(*(corners.numpy() + [0, s]).T, facecolor="none", edgecolor=colour, linewidth=2.5, zorder=3)
     ax.annotate(f"$s={s:g}$", (0.87, s - 0.5), xytext=(5, 0), textcoords="offset points", color=colour)
     bx.plot(s, signed_distance(s), "o", color=colour, markersize=9, zorder=5)
-ax.plot(0, 0, "o", color="black", markersize=7)
+ax.plot(0, 0, "o", color="black", markersize=7, zorder=4)
 ax.annotate("0", (0, 0), xytext=(6, 3), textcoords="offset points", fontsize=13)
 ax.set(aspect="equal", xlim=(-1.1, 2.2), ylim=(-0.75, 2.5), xticks=[-1, 0, 1], yticks=[0, 1, 2])
 values = np.array([signed_distance(s) for s in shifts])
 bx.plot(shifts, values, color="black", linewidth=3)
 bx.plot(shifts, np.minimum(values, 0), "--", color="#0072B2")
 bx.axvspan(-1, 0.5, color="#f2f2f2", zorder=0)
-bx.annotate("sphere", (-0.62, 0.24), ha="right", fontsize=13)
+bx.annotate("sphere", (-0.68, 0.26), ha="right", fontsize=13)
 bx.annotate("ball", (-0.3, -0.14), color="#0072B2", fontsize=13)
 bx.annotate("0 in the hull", (-0.25, -0.9), ha="center", color="#555555")
 bx.set(xlabel="position $s$ of the triangle", ylabel="least slope", ylim=(-1.1, 0.65))
 plt.show()
 
 # %% [markdown]
-# {numref}`fig-04-sphere` shows both values. A program that normalises its direction in any case answers the sphere's question, and inside the hull it walks up. The ball's answer there is $\gamma = 0$: stay.
+# {numref}`fig-04-sphere` shows both values. A program that insists on a unit vector asks the sphere's question, and inside the hull every answer walks up. The ball's answer there is $\gamma = 0$: stay.
 #
 # ## The weights are not unique, the direction is
 #
 # The theorem speaks of *an* $\alpha^\star$ and *the* $\gamma^\star$. Four gradients on a vertical line show why: $(1, -1)$, $(1, 1)$, and $(1, -2)$, $(1, 3)$. Weights $\frac12, \frac12$ on the first pair, weights $\frac35, \frac25$ on the second pair, and every mixture of the two
-# give the same $w = (1, 0)$. (The weights are unique if the gradients in question are affinely independent.) So never compare solvers by their weights.
+# give the same $w = (1, 0)$. (The weights are unique if the $g_i$ with $\langle w, g_i\rangle = \lVert w\rVert^2$ are affinely independent.) So never compare solvers by their weights.
 #
 # (check-04-6)=
 # **Check 04.6** *(many $\alpha^\star$, one $M\alpha^\star$).* A whole segment of weights is optimal: each meets {prf:ref}`thm-04-projection`. Three methods return the same point to $10^{-5}$, also when every gradient is given three times.
@@ -483,7 +495,7 @@ for method in ("exact", "apg", "frank-wolfe"):
 # :::{admonition} Our comment
 # :class: comment
 #
-# Line 8 has lost the minus sign of Theorem 2. As printed the algorithm *ascends*: $\langle w/\lVert w\rVert, g_i\rangle \ge \lVert w\rVert$ for every $i$. {cite:t}`cho2023` prints the sign correctly ("In more detail"). It is a slip of print only; the theorem is not touched.
+# Line 8 has lost the minus sign of Theorem 2. As printed the algorithm *ascends*: $\langle w/\lVert w\rVert, g_i\rangle \ge \lVert w\rVert$ for every $i$. {cite:t}`cho2023` prints the sign correctly (section "In more detail"). It is a slip of print only; the theorem is not touched.
 # :::
 #
 # We run both versions on the source's counterexample 2: $g(\theta, \delta) = \delta\langle\theta, u\rangle + (1 - \delta)\langle\theta, v\rangle + \delta(\delta - 1)$ on $[0, 1]$, with $u$ and $v$ at $120°$. It is convex in $\delta$, so the maximum is at an end:
@@ -494,13 +506,13 @@ V = torch.tensor([[0.5, 0.5], [sqrt(3) / 2, -sqrt(3) / 2]])  # columns u and v
 
 
 def run(sign, β=0.1, steps=20, single=False):
-    """Losses along Algorithm 1 with this sign in line 8; `single`: one maximiser."""
+    """Losses along Algorithm 1, line 8 with this sign; or one maximiser."""
     θ, values = torch.zeros(2), []  # we start at the kink
     for _ in range(steps + 1):
         ends = θ @ V
         values.append(ends.max())
         ties = ends >= ends.max() - 1e-9
-        M_t = V[:, ties][:, :1] if single else V[:, ties]  # line 6
+        M_t = V[:, ties][:, -1:] if single else V[:, ties]  # line 6
         α = min_norm_point(gram_matrix(M_t.T)).weights  # line 7
         θ = θ + β * sign * (M_t @ α) / (M_t @ α).norm()  # lines 8 and 9
     return torch.stack(values)
@@ -509,7 +521,8 @@ def run(sign, β=0.1, steps=20, single=False):
 # %% [markdown]
 # (check-04-7)=
 # **Check 04.7** *(the printed sign ascends, Theorem 2's descends).* From the kink, with $\beta = 0.1$: as printed every step raises $\phi$, corrected every step lowers it, both by $\beta\lVert u + v\rVert/2$ to $10^{-9}$.
-# The step along $-v$, with one maximiser only, has the slope $-\langle u, v\rangle > 0$ at the kink. (Equation 10 of the source prints $\ge$ there; it is an equality.)
+# With one maximiser only, the first step goes along $-v$, where the slope at the kink is $-\langle u, v\rangle > 0$, and it climbs. (Equation 10 of the source prints $\ge$ for this slope; it is an equality.)
+# Two such steps together descend half as far as two corrected ones.
 
 # %%
 printed, corrected, single = run(+1), run(-1), run(-1, single=True)
@@ -520,6 +533,7 @@ assert torch.allclose(corrected.diff(), -0.1 * slope, atol=1e-9)
 assert abs(steepest_descent(V.T).slope + slope) < 1e-12 and slope > 0.4
 assert abs(directional_derivative(V.T, -v) + u @ v) < 1e-12
 assert single[1] > single[0] + 0.04
+assert torch.allclose(single[::2], corrected[::2] / 2, atol=1e-9)
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-04-sign", "caption": "Algorithm 1 as printed climbs at every step; with the minus sign of Theorem 2 it descends."}, "image": {"alt": "Robust loss against step. A blue dashed line, Algorithm 1 as printed, rises steadily. A solid blue line with triangles, with the minus sign, falls steadily. An orange line with circles, one maximiser at a time, goes up at the first step, then down and up in a zigzag that falls more slowly."}}
 fig, ax = plt.subplots(figsize=(6.4, 3.8))
@@ -547,8 +561,10 @@ for scale in (1e-200, 1e-15, 1e15, 1e200):
     scaled = steepest_descent(scale * M.T)
     assert torch.allclose(scaled.direction, γ, atol=1e-12)
     assert abs(scaled.slope / (scale * result.slope) - 1) < 1e-12
-assert gram_matrix(1e-200 * M.T).max() == 0 and gram_matrix(1e200 * M.T).isinf().all()
-assert torch.allclose(steepest_descent(M.T.repeat(3, 1)).direction, γ, atol=1e-9)
+assert gram_matrix(1e-200 * M.T).max() == 0
+assert gram_matrix(1e200 * M.T).isinf().all()
+copies = steepest_descent(M.T.repeat(3, 1))
+assert torch.allclose(copies.direction, γ, atol=1e-9)
 with_zero = steepest_descent(torch.cat([M.T, torch.zeros(1, 2)]))
 assert with_zero.stationary and with_zero.slope == 0
 assert (with_zero.direction == 0).all()
@@ -558,7 +574,7 @@ for large, verdict in ((1e6, False), (1e9, True)):
 
 # %% [markdown]
 # The limit: "is $0$ in the hull?" has a sharp answer on paper only. The function calls a point stationary if $\lVert w\rVert \le 10^{-7}\max_i\lVert g_i\rVert$ (its argument `tol`). Gradients $(10^9, 0)$ and $(0, 1)$ do have a descent direction,
-# with slope about $-1$; relative to the first that is $10^{-9}$, and the function says stationary; with $10^6$ in place of $10^9$ it does not. {ref}`chapter-05` returns to badly scaled gradients.
+# with slope about $-1$; relative to the first that is $10^{-9}$, and the function says stationary; with $10^6$ in place of $10^9$ it does not. We return to badly scaled gradients in {ref}`chapter-05`.
 #
 # ## Breaking it
 #
@@ -582,7 +598,10 @@ for large, verdict in ((1e6, False), (1e9, True)):
 examples = {  # the values of all perturbations, and a way along which φ falls
     "θ₁³": (lambda θ: torch.stack([θ[0] ** 3]), [-1.0, 0.0]),
     "-|θ|²": (lambda θ: torch.stack([-(θ @ θ)]), [0.6, 0.8]),
-    "|θ₁| - θ₂²": (lambda θ: torch.stack([θ[0], -θ[0]]) - θ[1] ** 2, [0.0, 1.0]),
+    "|θ₁| - θ₂²": (
+        lambda θ: torch.stack([θ[0], -θ[0]]) - θ[1] ** 2,
+        [0.0, 1.0],
+    ),
 }
 
 # %% [markdown]
@@ -592,8 +611,9 @@ examples = {  # the values of all perturbations, and a way along which φ falls
 # %%
 zero = torch.zeros(2)
 for name, (values, way) in examples.items():
+    assert values(zero).max() == 0
     for k in range(1, 7):
-        assert values(10.0**-k * torch.tensor(way)).max() < 0 == values(zero).max()
+        assert values(10.0**-k * torch.tensor(way)).max() < 0
     J = torch.autograd.functional.jacobian(values, zero)  # one gradient a row
     assert sphere_value(J) >= 0
     point = min_norm_point(gram_matrix(J)).weights @ J
@@ -620,11 +640,11 @@ bx.plot(t, -(t**2), color="#0072B2")
 bx.plot(0, 0, "o", color="black", markersize=7)
 bx.annotate(r"along $\theta_1$", (0, 0.8), ha="center", color="#D55E00")
 bx.annotate(r"along $\theta_2$", (0, -0.75), ha="center", color="#0072B2")
-bx.set(xlabel="distance from 0", ylabel="φ", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
+bx.set(xlabel="coordinate along the line", ylabel="φ", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
 plt.show()
 
 # %% [markdown]
-# {numref}`fig-04-fineprint` draws the third example. The condition $0 \notin K$, on the other hand, is exact: part 3 of {prf:ref}`thm-04-steepest` is an equivalence, a *theorem of the alternative*. Either the origin is a convex combination of the gradients,
+# {numref}`fig-04-fineprint` draws the third example. For the existence of a descent direction the condition $0 \notin K$, on the other hand, is exact: part 3 of {prf:ref}`thm-04-steepest` is an equivalence, a *theorem of the alternative*. Either the origin is a convex combination of the gradients,
 # or some direction makes an obtuse angle with all of them; never both, never neither. Each side is a linear programme.
 #
 # (check-04-10)=
@@ -636,9 +656,11 @@ verdicts, one = [], np.ones(6)
 box = [(-1, 1)] * 3 + [(None, None)]  # for (γ, τ)
 for _ in range(100):
     Q = torch.randn(3, 6, generator=rng)
-    in_hull = linprog(0 * one, A_eq=np.vstack([Q, one]), b_eq=[0, 0, 0, 1]).status == 0
-    least = linprog([0, 0, 0, 1], A_ub=np.c_[Q.T, -one], b_ub=0 * one, bounds=box).fun
-    verdicts.append((in_hull, least > -1e-7, steepest_descent(Q.T).stationary))
+    below = np.c_[Q.T, -one]
+    hull = linprog(0 * one, A_eq=np.vstack([Q, one]), b_eq=[0, 0, 0, 1])
+    least = linprog([0, 0, 0, 1], A_ub=below, b_ub=0 * one, bounds=box).fun
+    stationary = steepest_descent(Q.T).stationary
+    verdicts.append((hull.status == 0, least > -1e-7, stationary))
 assert all(len(set(v)) == 1 for v in verdicts)
 assert 20 < sum(v[0] for v in verdicts) < 80
 
@@ -661,13 +683,14 @@ assert 20 < sum(v[0] for v in verdicts) < 80
 # :::::
 #
 # (check-04-11)=
-# **Check 04.11** *(for a convex $\phi$ nothing is lost).* Take $\phi(\theta) = \max_i\langle\theta, g_i\rangle + \frac12\lVert\theta\rVert^2$. For the three corners of the triangle, $0 \in K$, and $0$ is a minimiser: none of $10\,000$ random points is lower.
+# **Check 04.11** *(for a convex $\phi$ nothing is lost).* Take $\phi(\theta) = \max_i\langle\theta, g_i\rangle + \frac12\lVert\theta\rVert^2$, so that $\phi(0) = 0$. For the three corners of the triangle, $0 \in K$, and $0$ is a minimiser: none of $10\,000$ random points is lower.
 # For the five gradients of {numref}`fig-04-hull` the bound holds at all of them to $10^{-12}$, and almost with equality for one short step: along $\gamma^\star$ the quotient is within $10^{-3}$ of $-\lVert w\rVert$.
 
 # %%
-points = torch.randn(10_000, 2, generator=rng) * torch.rand(10_000, 1, generator=rng)
+points = torch.randn(10_000, 2, generator=rng)
+points = points * torch.rand(10_000, 1, generator=rng)
 for columns, norm in ((corners.T, 0.0), (M, w.norm())):
-    rise = (points @ columns).amax(1) + points.square().sum(1) / 2  # φ(θ') - φ(0)
+    rise = (points @ columns).amax(1) + points.square().sum(1) / 2
     assert (rise >= -norm * points.norm(dim=1) - 1e-12).all()
 short = 1e-3 * γ
 assert steepest_descent(corners).stationary
@@ -676,7 +699,7 @@ assert abs(((short @ M).amax() + short @ short / 2) / 1e-3 + w.norm()) < 1e-3
 # %% [markdown]
 # ### When a maximiser is missing
 #
-# Theorem 2 assumes that *all* maximisers are known. Danskin's maximum {eq}`eq-04-slope` over some of them is too small, so the slope that a partial set promises is too optimistic, and the direction may ascend. We try every non-empty subset of the five.
+# Theorem 2 assumes that *all* maximisers are known. Danskin's maximum {eq}`eq-04-slope` over some of them only can be too small, never too large. So the slope that a partial set promises can be too optimistic, and the direction may even ascend. We try every non-empty subset of the five.
 
 # %%
 subsets = [list(s) for k in range(1, 6) for s in combinations(range(5), k)]
@@ -695,14 +718,14 @@ whole = torch.tensor([{0, 1} <= set(s) for s in subsets])
 assert torch.allclose(true[whole], promised[whole], atol=1e-9)
 assert (true[~whole] > promised[~whole] + 0.1).all()
 assert (promised < 0).all() and (true > 0.1).sum() == (true > 0).sum() == 6
-print(f"of {len(subsets)} subsets {whole.sum()} are best, {(true > 0).sum()} ascend")
+print(f"of {len(true)} subsets {whole.sum()} are best, {(true > 0).sum()} ascend")
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-04-missing", "caption": "Every subset of the maximisers promises descent; six of the 31 ascend."}, "image": {"alt": "Scatter plot of true slope against promised slope for 31 subsets of five maximisers. All points lie on or above the diagonal. Eight subsets coincide at the point where the diagonal ends, at slope minus 0.97, marked by a blue triangle. Orange circles above zero are subsets whose direction ascends; grey ones below zero descend. Numbers such as ×2 tell how many subsets coincide."}}
 fig, ax = plt.subplots(figsize=(6.4, 4.4))
 ax.axhspan(0, 1.6, color="#D55E00", alpha=0.08, zorder=0)
 ax.axhline(0, color="black", linewidth=0.8)
 ax.plot([-1.45, -0.8], [-1.45, -0.8], "--", color="black", linewidth=1)
-ax.annotate("promise kept", (-1.3, -1.3), xytext=(-96, -4), textcoords="offset points")
+ax.annotate("promise kept", (-1.3, -1.3), xytext=(-108, -4), textcoords="offset points")
 pairs = torch.stack([promised, true], 1)
 for (x, y), count in zip(*np.unique(pairs.numpy().round(6), axis=0, return_counts=True), strict=True):
     colour = "#D55E00" if y > 0 else "#777777"
@@ -718,7 +741,7 @@ ax.set(xlabel="promised slope", ylabel="true slope", xlim=(-2.8, -0.75), ylim=(-
 plt.show()
 
 # %% [markdown]
-# {numref}`fig-04-missing` is a warning for everything that follows: in training, the maximisers come from a few restarts of an attack. {ref}`chapter-06` asks when a partial set still certifies descent, and {ref}`chapter-07` shows that for batches it almost never holds all.
+# {numref}`fig-04-missing` is a warning for everything that follows: in training, the maximisers come from a few restarts of an attack. When a partial set still certifies descent is the question of {ref}`chapter-06`. For a batch the columns of Algorithm 1 are almost never all the maximisers: see {ref}`chapter-07`.
 #
 # ## Summary
 #
@@ -727,7 +750,7 @@ plt.show()
 # - Sphere and ball give the same answer exactly if $0 \notin K$; inside the hull the least slope on the sphere is positive or zero, and we should stay.
 # - $M\alpha^\star$ is unique, $\alpha^\star$ need not be.
 # - Algorithm 1, line 8, needs a minus sign.
-# - With a maximiser missing, the promised slope is too good, and the direction may ascend.
+# - With a maximiser missing, the promised slope can be too good, and the direction may ascend.
 
 # %% [markdown]
 # ## Exercises
@@ -756,7 +779,8 @@ pairs = torch.randn(200, 2, 3, generator=rng)
 steepest_alone = 0
 for p, q in pairs:
     two = steepest_descent(torch.stack([p, q]))
-    assert torch.allclose(two.weights @ torch.stack([p, q]), nearest(p, q), atol=1e-9)
+    point = two.weights @ torch.stack([p, q])
+    assert torch.allclose(point, nearest(p, q), atol=1e-9)
     alone = torch.allclose(two.direction, -p / p.norm(), atol=1e-9)
     assert alone == bool(p @ q >= p @ p)
     steepest_alone += alone
@@ -769,7 +793,7 @@ assert 5 < steepest_alone < 60
 # ::::{exercise} A step without normalisation
 # :label: ex-04-prox
 #
-# Let $t > 0$. Show that $\min_\gamma \{\max_i\langle\gamma, g_i\rangle + \lVert\gamma\rVert^2/2t\}$ has the one solution $\gamma = -tw$ and the value $-\frac t2\lVert w\rVert^2$. What does it do where $0 \in K$? Check it with SLSQP for the five gradients and $t = 0.5$.
+# Let $t > 0$. Show that $\min_\gamma \{\max_i\langle\gamma, g_i\rangle + \lVert\gamma\rVert^2/(2t)\}$ has the one solution $\gamma = -tw$ and the value $-\frac t2\lVert w\rVert^2$. What does it do where $0 \in K$? Check it with SLSQP for the five gradients and $t = 0.5$.
 # ::::
 #
 # ```{solution-start} ex-04-prox
@@ -777,8 +801,8 @@ assert 5 < steepest_alone < 60
 # :class: dropdown
 # ```
 #
-# By part 1 of {prf:ref}`thm-04-steepest` the objective is at least $-\lVert w\rVert\lVert\gamma\rVert + \lVert\gamma\rVert^2/2t \ge -\frac t2\lVert w\rVert^2$, the second step by completing the square, with equality only for $\lVert\gamma\rVert = t\lVert w\rVert$. For $w \ne 0$ equality in the first step needs the direction $-w$, by part 2; so
-# $\gamma = -tw$. For $w = 0$ only $\gamma = 0$ is left. This step needs no normalisation and knows no $0/0$: where $0 \in K$ it stays. {ref}`chapter-07` builds on it.
+# By part 1 of {prf:ref}`thm-04-steepest` the objective is at least $-\lVert w\rVert\lVert\gamma\rVert + \lVert\gamma\rVert^2/(2t) \ge -\frac t2\lVert w\rVert^2$, the second step by completing the square, with equality only for $\lVert\gamma\rVert = t\lVert w\rVert$. For $w \ne 0$ equality in the first step needs the direction $-w$, by part 2; so
+# $\gamma = -tw$. For $w = 0$ only $\gamma = 0$ is left. This step needs no normalisation and knows no $0/0$: where $0 \in K$ it stays. We build on it in {ref}`chapter-07`.
 
 # %%
 five = minimize(
@@ -809,9 +833,10 @@ assert abs(five.fun + 0.25 * w @ w) < 1e-6
 
 # %%
 primal = linprog(  # z = (γ, τ)
-    I[-1], A_ub=np.c_[A.T, -ones], b_ub=0 * ones, bounds=[(-1, 1)] * d + [(None, None)]
+    I[-1], A_ub=np.c_[A.T, -ones], b_ub=0 * ones,
+    bounds=[(-1, 1)] * d + [(None, None)],
 )  # fmt: skip
-simplex = np.append(ones, np.zeros(d))  # z = (α, bounds on the entries of |Mα|)
+simplex = np.append(ones, np.zeros(d))  # z = (α, bounds on the |Mα|ⱼ)
 E = np.eye(d)
 dual = linprog(
     1 - simplex, A_ub=np.r_[np.c_[A, -E], np.c_[-A, -E]], b_ub=np.zeros(2 * d),
@@ -819,8 +844,9 @@ dual = linprog(
 )  # fmt: skip
 assert abs(primal.fun + dual.fun) < 1e-7 and dual.fun > 1
 sup, euclid = torch.from_numpy(primal.x[:d]), best.direction
+# each is the best by its own measure:
 assert (sup @ wide).max() < (euclid / euclid.abs().max() @ wide).max() - 0.1
-assert (sup / sup.norm() @ wide).max() > best.slope + 0.01  # each best by its measure
+assert (sup / sup.norm() @ wide).max() > best.slope + 0.01
 
 # %% [markdown]
 # ```{solution-end}
@@ -829,7 +855,7 @@ assert (sup / sup.norm() @ wide).max() > best.slope + 0.01  # each best by its m
 # ::::{exercise} How deep inside
 # :label: ex-04-deep
 #
-# Let the gradients be $\pm a_1 e_1, \dots, \pm a_d e_d$, with positive $a_j$ and the unit vectors $e_j$. Find the least slope over the unit sphere with pencil, from {eq}`eq-04-problem` and from {prf:ref}`thm-04-sphere`. What is it for $a_j = 1$ and large $d$?
+# Let the gradients be $\pm a_1 e_1, \dots, \pm a_d e_d$, with positive $a_j$ and the unit vectors $e_j$. Find the least slope over the unit sphere with pencil and paper, from {eq}`eq-04-problem` and from {prf:ref}`thm-04-sphere`. What is it for $a_j = 1$ and large $d$?
 # ::::
 #
 # ::::{solution} ex-04-deep
@@ -839,19 +865,19 @@ assert (sup / sup.norm() @ wide).max() > best.slope + 0.01  # each best by its m
 # Here $D(\gamma) = \max_j a_j|\gamma_j|$. Let $D(\gamma) = r$ with $\lVert\gamma\rVert = 1$. Then $|\gamma_j| \le r/a_j$, so $1 = \sum_j\gamma_j^2 \le r^2\sum_j a_j^{-2}$, with equality for $|\gamma_j| = r/a_j$. Hence $v = (\sum_j a_j^{-2})^{-1/2}$.
 #
 # From the theorem: $0$ is in the interior of $K$, and by symmetry the nearest face lies in $\{z : \sum_j z_j/a_j = 1\}$, at the distance $1/\lVert(1/a_1, \dots, 1/a_d)\rVert$ from $0$. That is the same number. For $a_j = 1$ it is $1/\sqrt d$: in high dimension a point can have no
-# descent direction and yet rise slowly along some directions.
+# descent direction, and yet $\phi$ rises only slowly along some directions.
 # ::::
 #
 # ::::{exercise} Strongly convex
 # :label: ex-04-strong
 #
-# Let $\phi(\theta') \ge \phi(\theta) + D(\theta' - \theta) + \frac\mu2\lVert\theta' - \theta\rVert^2$ for all $\theta'$, with $\mu > 0$. Show that $\phi(\theta) - \min\phi \le \lVert w\rVert^2/2\mu$, and find a function that attains it.
+# Let $\phi(\theta') \ge \phi(\theta) + D(\theta' - \theta) + \frac\mu2\lVert\theta' - \theta\rVert^2$ for all $\theta'$, with $\mu > 0$. Show that $\phi(\theta) - \min\phi \le \lVert w\rVert^2/(2\mu)$, and find a function that attains it.
 # ::::
 #
 # ::::{solution} ex-04-strong
 # :label: sol-04-strong
 # :class: dropdown
 #
-# By part 1 of {prf:ref}`thm-04-steepest`, $\phi(\theta') - \phi(\theta) \ge -\lVert w\rVert r + \frac\mu2r^2$ with $r = \lVert\theta' - \theta\rVert$. The right-hand side is least for $r = \lVert w\rVert/\mu$, where it is $-\lVert w\rVert^2/2\mu$.
+# By part 1 of {prf:ref}`thm-04-steepest`, $\phi(\theta') - \phi(\theta) \ge -\lVert w\rVert r + \frac\mu2r^2$ with $r = \lVert\theta' - \theta\rVert$. The right-hand side is least for $r = \lVert w\rVert/\mu$, where it is $-\lVert w\rVert^2/(2\mu)$.
 # It is attained for $\phi(\theta) = \max_i\langle\theta, g_i\rangle + \frac\mu2\lVert\theta\rVert^2$ at $\theta = 0$: that is {ref}`the second exercise <ex-04-prox>` with $t = 1/\mu$.
 # ::::

@@ -133,7 +133,7 @@ torch.set_default_dtype(torch.float64)
 # - for a unit $\gamma$ the true slope is $D_\gamma\phi(0) = \langle\gamma, c\rangle + R$, and its least value is $-(\lVert c\rVert - R)$, along $-c$.
 
 # %%
-c, R = torch.tensor([0.8, 0.6]), 0.8  # ‖c‖ = 1: the steepest true slope is -0.2
+c, R = torch.tensor([0.8, 0.6]), 0.8  # the least true slope is -0.2
 
 
 def g(θ, δ, c=c, R=R):
@@ -165,7 +165,7 @@ def φ_circle(θ):
 # %% [markdown]
 # (check-06-1)=
 # **Check 06.1** *(three roads to the true slope).* The closed form $\langle\gamma, c\rangle + R$, the maximum of $\langle\gamma, \nabla_\theta g\rangle$ over 20 001 angles, and the difference quotient of $\phi$ agree to $10^{-7}$ in 30 random unit directions.
-# So the supremum over $S^\star$ in the source's (21) is the measured slope, by Danskin's theorem (the source prints it as a definition).
+# So the supremum over $S^\star$ in equation (21) of the paper (Latorre et al. 2023) is the measured slope, by Danskin's theorem (the paper prints it as a definition).
 
 # %%
 for γ in directions:
@@ -186,7 +186,7 @@ print("12 nodes prove descent:", certificate.descends)
 
 # %% [markdown]
 # (check-06-2)=
-# **Check 06.2** *(the theorem, for any direction and any net).* For nets of 1 to 50 nodes, $B(\gamma) \ge D_\gamma\phi(0)$ in all 30 directions. No direction has a smaller $B$ than $\gamma^\star$, where $B(\gamma^\star) = L\epsilon - \lVert M\alpha^\star\rVert$ to $10^{-9}$.
+# **Check 06.2** *(the theorem, for any direction and any net).* For eight nets, of 1 to 50 nodes, $B(\gamma) \ge D_\gamma\phi(0)$ in all 30 directions. No direction has a smaller $B$ than $\gamma^\star$, where $B(\gamma^\star) = L\epsilon - \lVert M\alpha^\star\rVert$ to $10^{-9}$.
 # The bound scales with the direction: $B(3\gamma) = 3B(\gamma)$.
 
 # %%
@@ -308,7 +308,7 @@ for n in range(1, 41):
         assert isclose(true, 0.2, abs_tol=1e-9)
 
 # %% [markdown]
-# {numref}`fig-06-hulls` shows it in the plane of the gradients. A direction $\gamma$ ascends as soon as some gradient lies beyond the line $\langle\gamma, v\rangle = 0$. The certificate knows that every gradient lies within $L\epsilon$ of a node's, and so on the far side of the dashed line. It speaks if the dashed line stays clear of the side $\langle\gamma, v\rangle \ge 0$ (with one node it lies far below the picture).
+# {numref}`fig-06-hulls` shows it in the plane of the gradients. A direction $\gamma$ ascends as soon as some gradient lies beyond the line $\langle\gamma, v\rangle = 0$. The certificate knows that every gradient lies within $L\epsilon$ of a node's, and so on the nodes' side of the dashed line $\langle\gamma, v\rangle = B(\gamma)$. It speaks if the dashed line stays clear of the side $\langle\gamma, v\rangle \ge 0$ (with one node it lies far below the picture). The arrow is $M\alpha^\star$, and $\gamma^\star$ points the opposite way.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-06-hulls", "caption": "Left: one node promises descent, but some gradients lie beyond the zero line (orange): ascent. Right: with 20 nodes no gradient can lie beyond the dashed line, and it is clear of the orange side: descent is proved."}, "image": {"alt": "Two panels with a circle of gradients, nodes on it, the origin, and an arrow from the origin to the point of the nodes' hull nearest to it. Left, one node: the circle dips below the horizontal line through the origin, into the orange half-plane. Right, twenty nodes: a dashed line parallel to the zero line runs between the zero line and the circle."}}
 fig, axes = plt.subplots(1, 2, figsize=(6.4, 3.7), sharex=True, sharey=True)
@@ -340,7 +340,7 @@ plt.show()
 # :::{admonition} Source's claim (Latorre et al. 2023, section 4, after Theorem 3)
 # :class: claim
 #
-# What the theorem asks of the oracle does not require solving the inner maximisation to optimality.
+# What the theorem asks of the oracle (the routine that supplies $S_m$) does not require solving the inner maximisation to optimality.
 # :::
 #
 # :::{admonition} Our comment
@@ -386,20 +386,20 @@ assert isclose(slope, 0.6, abs_tol=1e-5)
 # %% [markdown]
 # ## A batch: one net for each sample
 #
-# For a batch, $g = \frac1k\sum_i L_i(\theta, \delta_i)$ and $S^\star = \prod_i S_i^\star$: every mix of per-sample maximisers is a maximiser. If each sample has $m$ nodes, a net of the product has $m^k$. There is no need to list them.
+# For a batch, $g = \frac1k\sum_i L_i(\theta, \delta_i)$ and $S^\star = \prod_i S_i^\star$: every mix of per-sample maximisers is a maximiser. If each sample has $m$ nodes, a net of the product has $m^k$ nodes. There is no need to list them.
 #
 # ::::{prf:theorem} The certificate, sample by sample
 # :label: thm-06-batch
 #
-# Let every $\nabla_\theta L_i(\theta, \cdot)$ be $L_i$-Lipschitz and let $\delta_i^{(1)}, \dots, \delta_i^{(m)}$ be an $\epsilon_i$-net of $S_i^\star(\theta)$. Then for every $\gamma$
+# Let every loss $L_i$ satisfy the hypotheses of Danskin's theorem, let $\nabla_\theta L_i(\theta, \cdot)$ be $K_i$-Lipschitz, and let $\delta_i^{(1)}, \dots, \delta_i^{(m)} \in S_i$ be an $\epsilon_i$-net of $S_i^\star(\theta)$. Then for every $\gamma$
 #
 # ```{math}
 # :label: eq-06-batch
 #
-# D_\gamma\phi(\theta) \;\le\; \frac1k\sum_{i=1}^k\Bigl[\max_{j}\,\langle\gamma, \nabla_\theta L_i(\theta, \delta_i^{(j)})\rangle + L_i\epsilon_i\lVert\gamma\rVert\Bigr] .
+# D_\gamma\phi(\theta) \;\le\; \frac1k\sum_{i=1}^k\Bigl[\max_{j}\,\langle\gamma, \nabla_\theta L_i(\theta, \delta_i^{(j)})\rangle + K_i\epsilon_i\lVert\gamma\rVert\Bigr] .
 # ```
 #
-# It is never weaker than {eq}`eq-06-bound` for the net of all $m^k$ mixes with the joint constants $L = \frac1k(\sum_i L_i^2)^{1/2}$ and $\epsilon = (\sum_i\epsilon_i^2)^{1/2}$.
+# It is never weaker than {eq}`eq-06-bound` for the net of all $m^k$ mixes with the joint constants $L = \frac1k(\sum_i K_i^2)^{1/2}$ and $\epsilon = (\sum_i\epsilon_i^2)^{1/2}$.
 # ::::
 #
 # :::::{dropdown} Proof of {prf:ref}`thm-06-batch`
@@ -407,8 +407,8 @@ assert isclose(slope, 0.6, abs_tol=1e-5)
 # ::::{prf:proof}
 # Since the maximisers form a product, Danskin's theorem reads $D_\gamma\phi(\theta) = \frac1k\sum_i\max_{\delta_i \in S_i^\star}\langle\gamma, \nabla_\theta L_i(\theta, \delta_i)\rangle$. Apply the first part of the proof of {prf:ref}`thm-06-certificate` to every term.
 #
-# For the comparison: the maximum over all mixes of a mean is the mean of the maxima, so the first terms agree. As for the second, the joint gradient changes by at most $\frac1k\sum_i L_i\lVert\delta_i - \delta_i'\rVert \le \frac1k(\sum_i L_i^2)^{1/2}\lVert\delta - \delta'\rVert$,
-# and the mixes form a net of radius $(\sum_i\epsilon_i^2)^{1/2}$. By Cauchy–Schwarz $\frac1k\sum_i L_i\epsilon_i$ is at most the product of the two.
+# For the comparison: the maximum over all mixes of a mean is the mean of the maxima, so the first terms agree. As for the second, the joint gradient changes by at most $\frac1k\sum_i K_i\lVert\delta_i - \delta_i'\rVert \le \frac1k(\sum_i K_i^2)^{1/2}\lVert\delta - \delta'\rVert$,
+# and the mixes form a net of radius $(\sum_i\epsilon_i^2)^{1/2}$. By Cauchy–Schwarz $\frac1k\sum_i K_i\epsilon_i$ is at most the product of the two.
 # ::::
 # :::::
 #
@@ -447,17 +447,22 @@ for s in (γ, *directions):
 
 # %% [markdown]
 # Algorithm 1 of the paper has only $m$ columns for the whole batch: column $j$ is the mix of every sample's $j$-th perturbation. On the circles with the common net above, these columns lie on the *diagonal* of the cube $[0, 2\pi]^3$, and the corner $(0, 0, 2\pi)$ is at distance $\pi\sqrt{8/3}$ from it, however large $m$ is.
+# (At 0 and $2\pi$ the gradient is the same. But it does not help to measure distances around the circles: then the mix $(0, \frac23\pi, \frac43\pi)$ is still at distance $\pi\sqrt{8/9}$.)
 #
 # (check-06-7)=
-# **Check 06.7** *(the oracle that Theorem 3 assumes is not $m$ restarts of a batch).* With $m$ columns on the diagonal, the certificate is silent for $m = 10, 100, 1000$, even with the most favourable radius $\epsilon = \pi\sqrt{8/3}$ and in the direction that truly is steepest. Sample by sample the proof succeeds from 7 nodes each on: 21 gradients, where all mixes are 343.
+# **Check 06.7** *(the oracle that Theorem 3 assumes is not $m$ restarts of a batch).* With $m$ columns on the diagonal, the certificate is silent for $m = 10, 100, 1000$, in every direction, even with the smaller of the two distances as radius: the least $B$, that of $\gamma^\star$, exceeds 0.5. Sample by sample the proof succeeds from 7 nodes each on: 21 gradients, where all mixes are 343.
 
 # %%
 steepest = -normalize(centres.mean(0), dim=0)
 corner, far = torch.tensor([0.0, 0.0, 2 * π]), π * sqrt(8 / 3)
+thirds, around = 2 * π / 3 * torch.arange(3), π * sqrt(8 / 9)
 for m in (10, 100, 1000):
-    columns = rows_of(m)[0].view(k, m, 2).sum(0)
-    assert (net(m)[0][:, None] - corner).norm(dim=1).min() >= far - 1e-9
-    assert ddi.certify(columns, steepest, L_joint, far).bound > 0.5
+    on_diagonal, columns = net(m)[0][:, None], rows_of(m)[0].view(k, m, 2).sum(0)
+    assert (on_diagonal - corner).norm(dim=1).min() >= far - 1e-9
+    turn = (on_diagonal - thirds + π).remainder(2 * π) - π
+    assert turn.norm(dim=1).min() >= around - 1e-9
+    γ = ddi.steepest_descent(columns).direction  # has the least B
+    assert ddi.certify(columns, γ, L_joint, around).bound > 0.5
 
 # %%
 for m in (3, 4, 5, 6, 7, 8, 9, 10, 100):
@@ -468,7 +473,7 @@ for m in (3, 4, 5, 6, 7, 8, 9, 10, 100):
     assert each.descends == (m >= 7) and (joint < 0) == (m >= 7)
 
 # %% [markdown]
-# {numref}`fig-06-batch` counts what each of the three ways costs. (On the diagonal the radius used is the least that any number of columns can have, so the true bound is higher still.)
+# {numref}`fig-06-batch` counts what each of the three ways costs. All bounds are along the direction that truly is steepest. (On the diagonal we use the radius $\pi\sqrt{8/3}$, which no number of columns can beat, so the true bound is higher still.)
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-06-batch", "caption": "For a batch of three, a net for each sample proves descent with 21 gradients, and the net of all mixes with 343. The $m$ diagonal columns never do."}, "image": {"alt": "Proved bound against the number of gradients, on a logarithmic axis. Sample by sample the bound drops below zero at 21 gradients and approaches the true slope, near minus 0.3. With all mixes it crosses zero at 343 gradients. With the diagonal columns it stays above 1 throughout."}}
 fig, ax = plt.subplots(figsize=(6.4, 3.8))
@@ -611,7 +616,7 @@ assert worst["logits, 3σ"] > 1.1
 # ## From the network to a proof, without gaps
 #
 # Now a complete certificate for a classifier: two inputs, four CELU units, two logits, cross-entropy. The hidden units come in pairs that mirror the second input, so the loss is even in $\delta_2$. Its weights are written by hand, so that the maximisers are known:
-# the logit margin is a sum of convex functions of δ, hence the loss of label 0 is convex on $S = [-1, 1]^2$ and largest at corners, and two of them tie, $(1, 1)$ and $(1, -1)$. The point θ is a kink of φ.
+# the CELU is convex and the second row of $C$ exceeds the first, so the logit margin $o_1 - o_0$ is a sum of convex functions of δ; hence the loss of label 0 is convex on $S = [-1, 1]^2$ and largest at corners, and two of them tie, $(1, 1)$ and $(1, -1)$. The point θ is a kink of φ.
 
 # %%
 A = [[0.5, 1.5], [0.5, -1.5], [0.3, 0.8], [0.3, -0.8]]
@@ -664,8 +669,8 @@ def φ(θ):
 
 # %% [markdown]
 # (check-06-9)=
-# **Check 06.9** *(a proof for a network, and the truth beside it).* The gradients at the two maximisers conflict, so $-\nabla_\theta g$ at either *ascends* (difference quotients of φ, by brute force over $201^2$ perturbations, agree to $10^{-3}$). For every $n$ the kept nodes are within ε of both maximisers.
-# At $n = 5$ and 10 the certificate is silent, at 20, 40 and 80 it proves that $\gamma^\star$ descends. No bound is ever below the true slope, the maximum over the two corners.
+# **Check 06.9** *(a proof for a network, and the truth beside it).* The gradients at the two maximisers conflict, so $-\nabla_\theta g$ at either *ascends* (difference quotients of φ, by brute force over $201^2$ perturbations, agree to $10^{-3}$). For every $n$ tried the kept nodes are within ε of both maximisers.
+# At $n = 5$, 10 and 12 the certificate is silent, at 13, 20, 40 and 80 it proves that $\gamma^\star$ descends. No bound is ever below the true slope, the maximum over the two corners.
 
 # %%
 at_corners = -model(corners).detach().log_softmax(1)[:, 0]
@@ -678,7 +683,7 @@ for own, other in (G_star, G_star.flip(0)):
     assert isclose(quotient, other @ γ, abs_tol=1e-3)
 
 # %%
-for n in (5, 10, 20, 40, 80):
+for n in (5, 10, 12, 13, 20, 40, 80):
     nodes, ε = kept_nodes(n, L_g)
     assert (torch.cdist(corners, nodes).min(dim=1).values <= ε + 1e-12).all()
     M = network_gradients(model, nodes, 0)
@@ -687,7 +692,7 @@ for n in (5, 10, 20, 40, 80):
     true = ddi.directional_derivative(G_star, γ)
     quotient = ddi.one_sided(φ, weights, γ, t=1e-5)
     assert isclose(quotient, true, abs_tol=1e-3)
-    assert certificate.bound >= true and certificate.descends == (n >= 20)
+    assert certificate.bound >= true and certificate.descends == (n >= 13)
     print(f"{n}² nodes, {len(nodes)} kept; descends: {certificate.descends}")
 
 # %% [markdown]
@@ -726,9 +731,9 @@ assert isclose(by_pairs, by_jacobian, rel_tol=0.02)
 assert 3 < L / by_jacobian < 5 and max(by_pairs, by_jacobian) < L
 
 # %% [markdown]
-# The price of looseness is paid in nodes. A constant $f$ times too large asks for a radius $f$ times smaller, that is for $f^D$ times more cells in $D$ dimensions: tolerable for $D = 2$, and out of the question for an image. {numref}`fig-06-network` shows the net and what it proves.
+# The price of looseness is paid in nodes. A constant $f$ times too large asks for a radius $f$ times smaller, that is for $f^D$ times more cells in $D$ dimensions: tolerable in two, and out of the question for an image. {numref}`fig-06-network` shows the net and what it proves.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-06-network", "caption": "Left: of the 400 nodes on the set of perturbations only those near the two tied maximisers (crosses) need to be kept. Right: the promise is too modest here, as the net holds nodes that are not maximal; the proof succeeds from 14 nodes a side on."}, "image": {"alt": "Left: the loss of a small network over a square of perturbations, symmetric about the horizontal axis, largest at the two right-hand corners; kept grid nodes cluster at those corners. Right: slopes against nodes a side, from 5 to 160 on a logarithmic axis: the proved bound falls from near plus 3 through zero between 10 and 14 towards the true slope, which is near minus 2 from 10 on."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-06-network", "caption": "Left: of the 400 nodes on the set of perturbations only those near the two tied maximisers (crosses) need to be kept. Right: but for the coarsest net the promise is too modest here, as the net holds nodes that are not maximal; the proof succeeds from 13 nodes a side on."}, "image": {"alt": "Left: the loss of a small network over a square of perturbations, symmetric about the horizontal axis, largest at the two right-hand corners; kept grid nodes cluster at those corners. Right: slopes against nodes a side, from 5 to 160 on a logarithmic axis: the proved bound falls from near plus 3 through zero between 10 and 13 towards the true slope, which is near minus 2 from 10 on."}}
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.5))
 nodes, ε = kept_nodes(20, L_g)
 with torch.no_grad():
@@ -739,7 +744,7 @@ axes[0].plot(*nodes.T, ".", color="#0072B2", markersize=7)
 axes[0].plot(*corners.T, "x", color="#D55E00", markersize=10, markeredgewidth=2.5, clip_on=False)
 axes[0].grid(False)
 axes[0].set(xlabel="$\\delta_1$", ylabel="$\\delta_2$", aspect="equal", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
-sides, rows = [5, 7, 10, 14, 20, 28, 40, 80, 160], []
+sides, rows = [5, 7, 10, 13, 20, 28, 40, 80, 160], []
 for n in sides:
     nodes, ε = kept_nodes(n, L_g)
     M = network_gradients(model, nodes, 0)
@@ -821,18 +826,18 @@ plt.show()
 # %% [markdown]
 # ## Breaking it
 #
-# Every hypothesis is needed. We drop them one at a time.
+# We drop four conditions, one at a time, and see what goes wrong.
 #
 # **The strict inequality.** Let $g = \theta\delta$, $S = [-2, 0]$, $\theta = 0$: all δ tie, $L = 1$, and the node $-1$ is a net with $\epsilon = 1$. Its $\gamma^\star = +1$ has slope exactly $-L\epsilon$ at the node. But $\phi(\theta) = 0$ for all $\theta \ge 0$: no descent. The bound $B = 0$ is sharp.
 #
-# **The length of γ.** Printed for unit vectors, the inequality is without $\lVert\gamma\rVert$. Forget to normalise, and any promise becomes large enough: ten times $\gamma^\star_1$ of the circle has slope $-6 < -R\pi$ at its node, and ascends.
+# **The length of γ.** The source's inequality is meant for unit vectors, and has no $\lVert\gamma\rVert$. Forget to normalise, and any promise becomes large enough: ten times $\gamma^\star_1$ of the circle has slope $-6 < -R\pi$ at its node, and ascends.
 #
-# **Continuity in θ.** Theorem 3 as printed asks for the Lipschitz property in δ, and names none of Danskin's hypotheses. At the one point θ it does not imply them. Take {ref}`Danskin's theorem <chapter-02>` where it breaks,
+# **Continuity in θ.** Theorem 3 as printed asks for the Lipschitz property in δ, and names none of Danskin's hypotheses. At the one point θ it does not imply them. Tilt the example at which {ref}`Danskin's theorem <chapter-02>` breaks:
 # $g = 2\delta\theta^2/(\delta^2 + \theta^2) - \theta/2$ on $S = [0, 1]$ (and $-\theta/2$ for $\delta = 0$). At $\theta = 0$ every gradient is $-\frac12$, so $L = 0$, one node is enough, and $\gamma = 1$ is "certified" with $B = -\frac12$. But $\phi(\theta) = \lvert\theta\rvert - \frac12\theta$ near 0, which rises at rate $+\frac12$.
-# (If one $L$ serves for all θ near the point, and $\nabla_\theta g(\cdot, \delta)$ is continuous for each δ, then $\nabla_\theta g$ is jointly continuous and all is well.)
+# (If one $L$ serves for all θ near the point, and $\nabla_\theta g(\cdot, \delta)$ is continuous for each δ, then $\nabla_\theta g$ is jointly continuous; if $g$ is continuous too, all is well.)
 #
 # (check-06-12)=
-# **Check 06.12** *(each hypothesis is needed).* The three failures above: the bound exactly 0 with slope 0; the shortened inequality true for a direction of ascent, with `ddi.certify` not deceived; the "certificate" $-\frac12$ beside a difference quotient of $+\frac12$.
+# **Check 06.12** *(three conditions that are needed).* The three failures above: the bound exactly 0 with slope 0; the shortened inequality true for a direction of ascent, with `ddi.certify` not deceived; the "certificate" $-\frac12$ beside a difference quotient of $+\frac12$.
 
 # %%
 def φ_flat(θ):
@@ -865,7 +870,7 @@ for t in (1e-2, 1e-4, 1e-6):
 # **A Lipschitz gradient at all.** The paper calls the assumption standard in optimisation. The standard one is about the gradient's change in θ, the variable that is optimised. This one is about δ, and a ReLU network does not have it: when a perturbation crosses a unit's kink, the gradient *jumps*. (Nor does it satisfy Danskin's hypotheses.)
 #
 # (check-06-13)=
-# **Check 06.13** *(no L for ReLU).* On the same network with ReLU units, the gradient at two perturbations $2t$ apart across a kink keeps its distance as $t \to 0$: the ratio grows a hundredfold whenever $t$ shrinks a hundredfold. With CELU it stays below the proved $L$.
+# **Check 06.13** *(no L for ReLU).* On the same network with ReLU units, take two perturbations on either side of a kink, at a distance proportional to $t$. Their gradients do not approach each other as $t \to 0$: the ratio grows about a hundredfold whenever $t$ shrinks a hundredfold. With CELU it stays below the proved $L$.
 
 # %%
 relu = ddi.MLP(2, 2, (4,), activation="relu").double()
@@ -879,7 +884,7 @@ for t in (1e-2, 1e-4, 1e-6):
         ratios[f].append((ends[0] - ends[1]).norm() / (2 * t * a.norm()))
 assert max(ratios[model]) < L
 first, second, third = ratios[relu]
-assert second > 90 * first and third > 90 * second
+assert 90 < second / first < 110 and 90 < third / second < 110
 
 # %% [markdown]
 # ## Summary
@@ -939,7 +944,7 @@ for n in (26, 27, 40, 100):
 # :label: ex-06-step
 #
 # The certificate speaks of a slope, not of a step. Suppose the nodes are an ε-net of **all of** $S$, that $B(\gamma) = -\mu < 0$ for a unit γ, and that $\nabla_\theta g(\cdot, \delta)$ is $\Lambda$-Lipschitz in θ for each δ. Show that $\phi(\theta + t\gamma) < \phi(\theta)$ for $0 < t < 2\mu/\Lambda$.
-# Why is a net of $S^\star(\theta)$ not enough? What does it say on the circle?
+# Why is a net of $S^\star(\theta)$ not enough? What does the result say on the circle?
 # ::::
 #
 # ```{solution-start} ex-06-step
@@ -974,7 +979,7 @@ for t in (1e-3, 1.0, 1e3):
 # :class: dropdown
 # ```
 #
-# Two facts about σ were used. $\lvert\tanh'\rvert \le 1$ still holds. The Lipschitz constant of $\sigma'$ was 1; now it is $s = \max\lvert\tanh''\rvert$. With $u = \tanh z$ we have $\tanh'' = -2u(1 - u^2)$, largest at $u = 1/\sqrt3$: $s = 4/(3\sqrt3) \approx 0.77$.
+# Two facts about σ were used. $\lvert\tanh'\rvert \le 1$ still holds. The Lipschitz constant of $\sigma'$ was 1; now it is $s = \max\lvert\tanh''\rvert$. With $u = \tanh z$ we have $\tanh'' = -2u(1 - u^2)$, largest in size at $u = \pm1/\sqrt3$: $s = 4/(3\sqrt3) \approx 0.77$.
 # So only block $b$ changes: $L_q = \frac12\lVert C\rVert^2\lVert A\rVert + s\kappa\lVert A\rVert$. Since $s < 1$, the function `lipschitz` is a valid bound for tanh networks as it stands, up to $\bar a$, where CELU must be replaced by tanh; we use $\lVert a\rVert \le \sqrt{h}$ for $h$ hidden units.
 
 # %%
@@ -1021,7 +1026,7 @@ for scale in (0.1, 0.5, 2.0):
 # :class: dropdown
 # ```
 #
-# By Cauchy–Schwarz $\bigl(\sum_i\sqrt{R_i}\bigr)^2 \le \sum_i\frac{R_i}{m_i}\cdot\sum_i m_i$, with equality exactly if $m_i$ is proportional to $\sqrt{R_i}$. The least slack is $\frac{\pi}{kN}\bigl(\sum_i\sqrt{R_i}\bigr)^2$; equal shares give $\frac{\pi}{N}\sum_i R_i$. The ratio is between $1/k$ (one circle only) and 1 (equal radii).
+# By Cauchy–Schwarz $\bigl(\sum_i\sqrt{R_i}\bigr)^2 \le \sum_i\frac{R_i}{m_i}\cdot\sum_i m_i$, with equality exactly if $m_i$ is proportional to $\sqrt{R_i}$. The least slack is $\frac{\pi}{kN}\bigl(\sum_i\sqrt{R_i}\bigr)^2$; equal shares give $\frac{\pi}{N}\sum_i R_i$. The ratio is between $1/k$ (approached as one radius outgrows the others) and 1 (equal radii).
 
 # %%
 def slack(m):

@@ -332,11 +332,11 @@ plt.show()
 # ({ref}`an exercise <ex-07-few>` counts them). What cannot be known beforehand is *which* few.
 #
 # (check-07-4)=
-# **Check 07.4** *(the promise is too good, and is kept exactly when $w_J = w_P$).* 60 random instances: $k = 3$ samples, $m = 3$ maximisers each, $d = 5$. The columns are once
+# **Check 07.4** *(the promise is too good, and is kept exactly when $w_J = w_P$).* 40 random instances: $k = 3$ samples, $m = 3$ maximisers each, $d = 5$. The columns are once
 # the $m$ lists $(j, j, j)$ and once all 27 mixes. Inequalities to $10^{-9}$; with all mixes promise, best slope and true slope agree to $10^{-9}$.
 
 # %%
-V3 = torch.randn(60, 3, 3, 5, generator=draw) + 0.4  # instance, sample, maximiser
+V3 = torch.randn(40, 3, 3, 5, generator=draw) + 0.4  # instance, sample, maximiser
 all_lists, groups_3 = torch.tensor(lists), torch.arange(3).repeat_interleave(3)
 
 
@@ -352,8 +352,8 @@ few = torch.stack([promise_best_truth(V, V.mean(0)) for V in V3])
 every = torch.stack([promise_best_truth(V, V[i, all_lists].mean(1)) for V in V3])
 assert (few.diff(dim=1) >= -1e-9).all() and every.diff(dim=1).abs().max() < 1e-9
 broken, ascents = few[:, 2] > few[:, 0] + 1e-6, few[:, 2] > 0
-assert broken.sum() >= 55 and ascents.sum() >= 10
-print("3 columns of 27: promises are nearly always broken, and many directions ascend")
+assert broken.sum() >= 35 and ascents.sum() >= 6
+print("3 columns of 27: promises are nearly always broken, and some directions ascend")
 
 # %% [markdown]
 # ## The larger the batch, the surer the failure
@@ -437,16 +437,16 @@ assert abs(ascends(drawn).double().mean() - ascent_probability(128, 10)) < 0.05
 assert ascent_probability(128, 10) > 0.7 and ascent_probability(1024, 50) > 0.99
 print(f"k = 128, m = 10: the probability of ascent is {ascent_probability(128, 10):.2f}")
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-07-lottery", "caption": "The probability that Algorithm 1 ascends tends to 1 as the batch grows, whatever the number m of columns. The product direction never ascends."}, "image": {"alt": "Four curves of the probability of ascent against the batch size from 2 to 2048, for 2, 5, 10 and 50 columns: each dips a little at a batch size of 8, then rises to one, later for more columns. A flat line at zero belongs to the product direction."}}
-sizes = [2**p for p in range(1, 12)]
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-07-lottery", "caption": "The probability that Algorithm 1 ascends tends to 1 as the batch grows, whatever the number m of columns. The product direction never ascends."}, "image": {"alt": "Four curves of the probability of ascent against the batch size from 2 to 1024, for 2, 5, 10 and 50 columns: each dips a little at a batch size of 8, then rises to one, later for more columns. A flat line at zero belongs to the product direction."}}
+sizes = [2**p for p in range(1, 11)]
 fig, ax = plt.subplots()
 for m, alpha, place, shift in ((2, 0.5, 16, (-5, 7)), (5, 0.65, 16, (-5, 7)), (10, 0.8, 64, (3, -13)), (50, 1.0, 256, (8, -11))):
     plots.line(ax, sizes, [ascent_probability(k, m) for k in sizes], "DDi", "", alpha=alpha, markevery=1)
     ax.annotate(f"m = {m}", (place, ascent_probability(place, m)), shift, textcoords="offset points", color=blue, alpha=alpha, ha="right" if shift[0] < 0 else "left")
 plots.line(ax, sizes, [0] * len(sizes), "product DDi", "", markevery=1)
-ax.annotate("product", (2048, 0), (0, 10), textcoords="offset points", color=green, ha="right")
+ax.annotate("product", (1024, 0), (0, 10), textcoords="offset points", color=green, ha="right")
 ax.set(xscale="log", xlabel="batch size k", ylabel="probability of ascent", ylim=(-0.04, 1.06))
-ax.set_xticks([2, 8, 32, 128, 512, 2048], ["2", "8", "32", "128", "512", "2048"])
+ax.set_xticks([2, 8, 32, 128, 512], ["2", "8", "32", "128", "512"])
 ax.minorticks_off()
 plt.show()
 
@@ -658,21 +658,21 @@ def train(steps, lr=0.5, batch=32):
 k, m = 32, 5
 sample, groups = torch.arange(k), torch.arange(k).repeat(m)
 batches = torch.randperm(1400, generator=draw)[: 5 * k].view(5, k)
-runs = {}  # (stage, batch) -> images, labels, losses (m, k), gradients (m, k, d)
+runs = {}  # images, labels, losses (m, k), gradients (m, k, d), their Gram matrix
 for stage, b in itertools.product(θ, range(5)):
     torch.nn.utils.vector_to_parameters(θ[stage], net.parameters())
     x, y = data.x_train[batches[b]], data.y_train[batches[b]]
     δ = attack.restarts(net, x, y, m, draw)
     ℓ, g = ddi.sample_losses(net, x, y, δ), ddi.per_sample_gradients(net, x, y, δ)
-    runs[stage, b] = (x, y, ℓ, g)
+    runs[stage, b] = (x, y, ℓ, g, ddi.gram_matrix(g.flatten(0, 1) / k))
 
 
 # %%
-def active_point(ℓ, g, ε):
+def active_point(ℓ, g, G, ε):
     """Least norm of the product over the ε-active restarts."""
     keep = (ℓ >= ℓ.amax(0) - ε).flatten()
-    rows = g.flatten(0, 1)[keep] / k
-    return ddi.min_norm_product(ddi.gram_matrix(rows), groups[keep]).weights @ rows
+    weights = ddi.min_norm_product(G[keep][:, keep], groups[keep]).weights
+    return weights @ g.flatten(0, 1)[keep] / k
 
 
 def product_vector(g):
@@ -680,6 +680,8 @@ def product_vector(g):
     step = ddi.steepest_descent(g.flatten(0, 1) / k, groups)
     return step.slope * step.direction
 
+
+products = {key: product_vector(run[3]) for key, run in runs.items()}
 # %% [markdown]
 # (check-07-9)=
 # **Check 07.9** *(restarts that tie share a gradient, and $\varepsilon$ interpolates between PGD-max and product DDi).* Wherever a restart's loss is within $10^{-12}$ of its sample's
@@ -687,18 +689,18 @@ def product_vector(g):
 # is product DDi's.
 
 # %%
-for _, _, ℓ, g in runs.values():
+for _, _, ℓ, g, _ in runs.values():
     largest, ties = g[ℓ.argmax(0), sample], ℓ.amax(0) - ℓ < 1e-12
     difference = (g - largest).norm(dim=2) / largest.norm(dim=1)
     assert difference[ties].max() < 1e-9
 
 # %%
-for _, _, ℓ, g in runs.values():
-    path = torch.stack([active_point(ℓ, g, ε) for ε in (0, 1e-4, 1e-2, 1e3)])
+for key, (_, _, ℓ, g, G) in runs.items():
+    path = torch.stack([active_point(ℓ, g, G, ε) for ε in (0, 1e-2, 1e3)])
     norms, w_max = path.norm(dim=1), g[ℓ.argmax(0), sample].mean(0)
     assert (path[0] - w_max).norm() < 1e-9 * norms[0]
     assert (norms.diff() <= 1e-9).all()
-    assert (path[-1] - product_vector(g)).norm() < 1e-9 * norms[0]
+    assert (path[-1] - products[key]).norm() < 1e-9 * norms[0]
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-07-active", "caption": "How many restarts are ε-active: late in training the restarts of a sample are further apart in loss than early."}, "image": {"alt": "Two rising curves on a logarithmic epsilon axis from 1e-7 to 1: the mean number of active restarts of five. The late curve lies to the right of the early one."}}
 ε = torch.logspace(-7, 0, 60)
@@ -768,32 +770,31 @@ plt.show()
 # both optimal; $w(\alpha_t) = w_{\max}$ to $10^{-6}$ relative at half the threshold of claim 3; claim 4's bound holds at $t = 1$ and $10^3$.
 
 # %%
-def bundle_vector(ℓ, g, t):
+def bundle_vector(ℓ, g, G, t):
     """The vector w of the bundle step -t w, and the weights."""
-    rows = g.flatten(0, 1) / k
-    α = ddi.bundle(ddi.gram_matrix(rows), ℓ.flatten() / k, t, groups).weights
-    return α @ rows, α
+    α = ddi.bundle(G, ℓ.flatten() / k, t, groups).weights
+    return α @ g.flatten(0, 1) / k, α
 
 
-for _, _, ℓ, g in runs.values():
-    w, α = bundle_vector(ℓ, g, t := 0.3)
+for _, _, ℓ, g, G in runs.values():
+    w, α = bundle_vector(ℓ, g, G, t := 0.3)
     primal = (ℓ - t * (g @ w)).amax(0).mean() + t * w @ w / 2
     assert abs(primal - (ℓ.flatten() @ α / k - t * w @ w / 2)) < 1e-9
 
 # %%
-for _, _, ℓ, g in runs.values():
+for _, _, ℓ, g, G in runs.values():
     largest = g[ℓ.argmax(0), sample]
     w_max, gaps = largest.mean(0), ℓ.amax(0) - ℓ
     gains = (largest - g) @ w_max
     threshold = (gaps / gains)[gains > 1e-9].min().item()
-    w, _ = bundle_vector(ℓ, g, threshold / 2)
+    w, _ = bundle_vector(ℓ, g, G, threshold / 2)
     assert threshold > 0 and (w - w_max).norm() < 1e-6 * w_max.norm()
 
 # %%
-for _, _, ℓ, g in runs.values():
-    w_P, r = product_vector(g), (ℓ.amax(0) - ℓ.amin(0)).mean()
+for key, (_, _, ℓ, g, G) in runs.items():
+    w_P, r = products[key], (ℓ.amax(0) - ℓ.amin(0)).mean()
     for t in (1.0, 1e3):
-        w, _ = bundle_vector(ℓ, g, t)
+        w, _ = bundle_vector(ℓ, g, G, t)
         assert (w - w_P).norm() ** 2 <= 2 * r / t + 1e-12
 
 # %% [markdown]
@@ -814,14 +815,14 @@ def slope(g, direction):
     return float((g @ direction / direction.norm()).amax(0).mean())
 
 
-for *_, g in runs.values():
-    h = g.mean(1)  # the columns
-    w_J, w_P = ddi.min_norm_point(ddi.gram_matrix(h)).weights @ h, product_vector(g)
+for key, (*_, g, _) in runs.items():
+    h, w_P = g.mean(1), products[key]  # the columns, and product DDi
+    w_J = ddi.min_norm_point(ddi.gram_matrix(h)).weights @ h
     assert -w_J.norm() <= -w_P.norm() + 1e-9 and -w_P.norm() <= slope(g, -w_J) + 1e-9
     assert slope(g, -w_J) > -w_J.norm() + 1e-5  # the promise is broken
 
 # %%
-for *_, g in runs.values():
+for *_, g, _ in runs.values():
     unit, columns = (torch.nn.functional.normalize(v, dim=-1) for v in (g, g.mean(1)))
     cosines = torch.einsum("aid,bid->iab", unit, unit)
     assert cosines.min() > 0 and (columns @ columns.T).min() > cosines.min()
@@ -860,27 +861,27 @@ def φ_measured(θs, x, y, seed=1, steps=20, α=0.04, restarts=4):
 
 
 # %% tags=["hide-input"]
-def unit_directions(ℓ, g, lengths):
+def unit_directions(ℓ, g, G, w_P, lengths):
     """Name -> (len(lengths), d), unit vectors to add."""
     columns, w_max = g.mean(1), g[ℓ.argmax(0), sample].mean(0)
     w = {
         "single": columns[0],
         "mean": columns.mean(0),
         "joint": ddi.min_norm_point(ddi.gram_matrix(columns)).weights @ columns,
-        "product": product_vector(g),
+        "product": w_P,
     }
     w = {name: vector.expand(len(lengths), -1) for name, vector in w.items()}
     times = [float(s / w_max.norm()) for s in lengths]
-    w["bundle"] = torch.stack([bundle_vector(ℓ, g, t)[0] for t in times])
+    w["bundle"] = torch.stack([bundle_vector(ℓ, g, G, t)[0] for t in times])
     return {name: -vectors / vectors.norm(dim=1, keepdim=True) for name, vectors in w.items()}
 
 
 # %%
-lengths = torch.tensor([0.01, 0.03, 0.1, 0.2, 0.4, 0.6])
+lengths = torch.tensor([0.01, 0.03, 0.1, 0.3, 0.6])
 names = ["single", "mean", "joint", "product", "bundle"]
 rounds = {stage: [] for stage in θ}
-for (stage, b), (x, y, ℓ, g) in runs.items():
-    unit = unit_directions(ℓ, g, lengths)
+for (stage, b), (x, y, ℓ, g, G) in runs.items():
+    unit = unit_directions(ℓ, g, G, products[stage, b], lengths)
     moved = [θ[stage] + lengths[:, None] * unit[name] for name in names]
     values = φ_measured(torch.cat([θ[stage][None], *moved]), x, y)
     rounds[stage].append((values[1:] - values[0]).view(len(names), -1))
@@ -914,7 +915,7 @@ row = names.index("product")
 assert gain[row, -1] - gain[row, 0] > 0.04
 print("all five descend; late, and for long steps, product and bundle descend more")
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-07-change", "caption": "The measured change of the robust loss, mean of five batches: the five directions can hardly be told apart."}, "image": {"alt": "Two panels, early and late in training: the change of the robust loss against the step length. In each, five curves fall together; late, beyond a step of 0.4, those of product and bundle stay slightly lower."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-07-change", "caption": "The measured change of the robust loss, mean of five batches: the five directions can hardly be told apart."}, "image": {"alt": "Two panels, early and late in training: the change of the robust loss against the step length. In each, five curves fall together; late, beyond a step of 0.3, those of product and bundle stay slightly lower."}}
 style = dict(zip(names, ["PGD normalised", "mean", "DDi", "product DDi", "bundle"], strict=True))
 fig, axes = plt.subplots(1, 2, figsize=(6.8, 3.6), sharey=True)
 for ax, stage in zip(axes, change, strict=True):
@@ -962,6 +963,9 @@ plt.show()
 # {cite:t}`cevher2024` remarks, on the slide "Solving the inner problem does not yield a descent direction", that in practice the lack of descent does not seem to matter. Here it does not even occur.
 #
 # This is one small network, one training run and five batches, and each number is one step. A step that lowers the loss of a batch more need not train better.
+# The bounds in {ref}`check 07.12 <check-07-12>` were set after the results were seen: they describe this run and test no prediction. Before it we tried five other settings (CELU
+# with one or two hidden layers, other seeds and training lengths; ReLU with two hidden layers). With CELU the late pattern was alike, its size was not. With ReLU product DDi's
+# gain over the single restart was within the noise of five batches, and at the shortest steps it lost more than 5 %.
 #
 # ## Breaking it
 #

@@ -40,7 +40,7 @@ def use_style() -> None:
             "legend.frameon": False,
             "lines.linewidth": 2.0,
             "lines.markersize": 5,
-            "mathtext.fontset": "cm",
+            "mathtext.fontset": "dejavusans",
         }
     )
 

@@ -90,7 +90,7 @@ generator = torch.Generator().manual_seed(1)
 # ```
 #
 # The maxima exist, because $S(x)$ is compact and the loss is continuous. The second equality holds because each $\delta_i$ appears in one
-# term only: the best joint choice is made of the best single choices. It looks harmless. {ref}`chapter-07` is about what follows from it.
+# term only: the best joint choice is made of the best single choices. It looks harmless. {ref}`Chapter 7 <chapter-07>` is about what follows from it.
 #
 # To try it we take a small network with two inputs, three samples, and 81 perturbations on a grid for each (without the box).
 
@@ -268,7 +268,12 @@ assert α > 1000 * ε
 # For (1) let $d = \delta - \zeta$. The segment from $\zeta$ to $\delta$ lies in $B$, so by Hölder's inequality
 #
 # $$
-# f(\delta) - f(\zeta) - \langle g, d\rangle = \int_0^1 \langle \nabla f(\zeta + sd) - g, d\rangle\, ds \ge -\int_0^1 \Lambda s \|d\|_\infty^2\, ds = -\tfrac{\Lambda}{2} \|d\|_\infty^2 .
+# \begin{aligned}
+# & f(\delta) - f(\zeta) - \langle g, d\rangle \\
+# & \quad = \int_0^1 \langle \nabla f(\zeta + sd) - g, d\rangle\, ds \\
+# & \quad \ge -\int_0^1 \Lambda s \|d\|_\infty^2\, ds \\
+# & \quad = -\tfrac{\Lambda}{2} \|d\|_\infty^2 .
+# \end{aligned}
 # $$
 #
 # For (2) let $\zeta + d \in B$ and $t = \|d\|_\infty$. Then $g_j d_j \le |g_j| \min(t, r_j)$ for every $j$, so the right-hand side of (1) is at most
@@ -459,7 +464,7 @@ plt.show()
 # - *$\ell_2$.* By the Cauchy–Schwarz inequality $\langle v, \delta\rangle \le \epsilon\|v\|_2$, with equality at $\epsilon v / \|v\|_2$.
 # - *$\ell_2$, box.* Let $c > 0$ and let $\delta^\star = \mathrm{clip}(cv, [-x, 1 - x])$ have norm $\epsilon$. It is the projection of $cv$ onto the box, so it maximises
 #   $\langle v, \delta\rangle - \frac{1}{2c}\|\delta\|_2^2$ there. For every $\delta \in S(x)$ therefore
-#   $\langle v, \delta\rangle \le \langle v, \delta^\star\rangle + \frac{1}{2c}(\|\delta\|_2^2 - \epsilon^2) \le \langle v, \delta^\star\rangle$. The norm of the clip grows continuously with $c$ from $0$. If it never
+#   $\langle v, \delta\rangle \le \langle v, \delta^\star\rangle + \frac{1}{2c}(\|\delta\|_2^2 - \epsilon^2)$ $\le \langle v, \delta^\star\rangle$. The norm of the clip grows continuously with $c$ from $0$. If it never
 #   reaches $\epsilon$, then its limit, the maximiser over the box alone, has norm at most $\epsilon$ and lies in $S(x)$.
 # ::::
 # :::::
@@ -601,7 +606,7 @@ assert torch.equal(δ[0], δ[2]) and not torch.allclose(boxed[0], boxed[2])
 # (check-01-9)=
 # **Check 01.9** *(convex, and its gradient sits at $\delta^\star$.)* Along 25 random segments the adversarial risk at the midpoint is at most the mean of
 # the risks at the ends, for each set. Where no $\theta_j$ is zero, its gradient is the loss's gradient at the *fixed* perturbation $\delta^\star$: in $\ell_\infty$ without the box the latter agrees with autograd through the closed form
-# (to $10^{-12}$) and with central differences of the risk (to $10^{-6}$). {ref}`chapter-02` says why.
+# (to $10^{-12}$) and with central differences of the risk (to $10^{-6}$). {ref}`Chapter 2 <chapter-02>` says why.
 
 # %%
 def risk(w, threat):
@@ -944,7 +949,7 @@ plt.show()
 #
 # It is the second step, the gradient, that Danskin's theorem is about. And the statement holds where all maximisers have the same gradient in $\theta$ ({ref}`check 01.9 <check-01-9>`), not in general.
 # With one pixel $x = 0.1$, $y = 1$, $\theta_0 = 0$ and $\epsilon = 0.2$, without the box, the worst loss is $\phi(\theta) = \Psi(0.1\,\theta - 0.2\,|\theta|)$. At $\theta = 0$ it rises in both directions: with slope $0.05$ to the right and $0.15$ to the left.
-# It has its minimum there and no gradient, and following minus "the gradient at the maximum" goes up. This is the subject of {ref}`chapter-03`.
+# It has its minimum there and no gradient, and following minus "the gradient at the maximum" goes up. This is the subject of {ref}`chapter 3 <chapter-03>`.
 # :::
 #
 # (check-01-14)=
@@ -1056,7 +1061,7 @@ assert 2 * count(standard, moves[1]) < count(standard, moves[0])
 
 # %%
 θ = torch.tensor([1.0, -2.0, 0.5])
-corners = 0.3 * torch.tensor(list(itertools.product([-1.0, 1.0], repeat=3)))
+corners = torch.tensor(list(itertools.product([-0.3, 0.3], repeat=3)))
 for y_, score in itertools.product((-1.0, 1.0), (-3.0, -0.5, 0.5, 3.0)):
     losses = (y_ - score - corners @ θ) ** 2
     formula = (abs(y_ - score) + 0.3 * θ.abs().sum()) ** 2
@@ -1080,9 +1085,9 @@ for y_, score in itertools.product((-1.0, 1.0), (-3.0, -0.5, 0.5, 3.0)):
 # :class: dropdown
 # ```
 #
-# Split $\delta = \epsilon(\cos\omega\, u + \sin\omega\, n)$ with a unit vector $n \perp u$. Then $\delta + \alpha u = (\epsilon\cos\omega + \alpha)u + \epsilon\sin\omega\, n$ is outside the ball, and the projection only rescales it: the ratio of the components is
-# $\tan\omega_+ = \epsilon\sin\omega / (\epsilon\cos\omega + \alpha)$. Divide both by $\epsilon\cos\omega > 0$: $\tan\omega_+ = \tan\omega / (1 + \alpha/(\epsilon\cos\omega)) \le \tan\omega / (1 + \alpha/\epsilon)$. Finally
-# $1 - \cos\omega \le 1 - \cos^2\omega = \sin^2\omega \le \tan^2\omega$. So the error is at most $\epsilon\|\theta\|_2 \tan^2\omega_0\,(1 + \alpha/\epsilon)^{-2n}$ after $n$ steps.
+# Split $\delta = \epsilon(\cos\omega\, u + \sin\omega\, n)$ with a unit vector $n \perp u$. Then $\delta + \alpha u = (\epsilon\cos\omega + \alpha)u$ $+\ \epsilon\sin\omega\, n$ is outside the ball, and the projection only rescales it: the ratio of the components is
+# $\tan\omega_+ = \epsilon\sin\omega / (\epsilon\cos\omega + \alpha)$. Divide both by $\epsilon\cos\omega > 0$: $\tan\omega_+ = \tan\omega / (1 + \alpha/(\epsilon\cos\omega))$ $\le \tan\omega / (1 + \alpha/\epsilon)$. Finally
+# $1 - \cos\omega \le 1 - \cos^2\omega$ $= \sin^2\omega \le \tan^2\omega$. So the error is at most $\epsilon\|\theta\|_2 \tan^2\omega_0\,(1 + \alpha/\epsilon)^{-2n}$ after $n$ steps.
 
 # %%
 ball, u, q = L2(1.0, None), torch.tensor([[1.0, 0.0]]), 0.25
@@ -1145,7 +1150,11 @@ assert (0 < box).all() and (box < no_box).all()
 # The distance is $\min_i y_i(\theta^\top x_i + \theta_0) / \|\theta\|_1$. Scale $\theta$ so that $\|\theta\|_1 \le 1$, and write $\theta = a - b$ with $a, b \ge 0$:
 #
 # $$
-# \text{maximise } \rho \quad\text{subject to}\quad y_i\bigl((a - b)^\top x_i + \theta_0\bigr) \ge \rho, \quad \textstyle\sum_j (a_j + b_j) \le 1, \quad a, b \ge 0 .
+# \begin{aligned}
+# & \text{maximise } \rho \text{ subject to} \\
+# & y_i\bigl((a - b)^\top x_i + \theta_0\bigr) \ge \rho, \\
+# & \textstyle\sum_j (a_j + b_j) \le 1, \quad a, b \ge 0 .
+# \end{aligned}
 # $$
 #
 # The optimal attack of radius below $\rho$ fools no training image, one of radius above $\rho$ at least one: this is the exact limit for every linear model. (It lies below our training radius, $0.3$: no linear model keeps all training images there.)
@@ -1155,10 +1164,12 @@ assert (0 < box).all() and (box < no_box).all()
 rows = -y[:, None] * x
 ones = torch.ones(len(y), 1)
 norm = torch.tensor([[1.0] * 128 + [0.0, 0.0]])
-upper = torch.cat([torch.cat([rows, -rows, -y[:, None], ones], 1), norm])
+images = torch.cat([rows, -rows, -y[:, None], ones], 1)
+upper = torch.cat([images, norm]).numpy()
 right = np.r_[np.zeros(len(y)), 1.0]
 bounds = [(0, None)] * 128 + [(None, None), (0, None)]
-v = linprog(np.r_[np.zeros(129), -1.0], upper.numpy(), right, bounds=bounds).x
+cost = np.r_[np.zeros(129), -1.0]
+v = linprog(cost, upper, right, bounds=bounds).x
 θ, θ0, ρ = torch.tensor(v[:64] - v[64:128]), v[128], v[129]
 
 # %%

@@ -22,7 +22,7 @@
 # - what there is instead of a gradient at a tie: a convex hull of gradients;
 # - how the theorem fails when a hypothesis is dropped.
 #
-# **Before you start.** {ref}`chapter-01`; compact sets, the mean value theorem, convex functions.
+# **Before you start.** {ref}`Chapter 1 <chapter-01>`; compact sets, the mean value theorem, convex functions.
 #
 # **Time and hardware.** An hour to read; about fifteen seconds to run on one processor core.
 # :::
@@ -546,7 +546,7 @@ plt.show()
 # :class: comment
 #
 # True where the maximisers share their gradient. At a tie there are several maximisers and several gradients, and $\phi$ has none; the theorem speaks of slopes, one for each direction. What becomes of training in this case is
-# the subject of {ref}`chapter-03`.
+# the subject of {ref}`chapter 3 <chapter-03>`.
 # :::
 #
 # A popular numerical test looks straight past all this. The *two-sided quotient* $(\phi(\theta + t\gamma) - \phi(\theta - t\gamma))/2t$ tends to $\tfrac12(D_\gamma\phi - D_{-\gamma}\phi)$, the mean of the slopes on either side of the
@@ -638,7 +638,7 @@ plt.show()
 # :::
 #
 # The second case, "three", is convex. {numref}`fig-02-hull` shows its creases, where maximisers tie, and the hull at three points. At A, the origin, we test every point $s$ of a grid in two ways: by geometry, whether the least-norm point of the hull of the
-# $a_i - s$ is 0 (`ddi.min_norm_point`, which {ref}`chapter-05` explains); and by the definition, whether the subgradient inequality survives 2 880 trial points $\theta'$.
+# $a_i - s$ is 0 (`ddi.min_norm_point`, which {ref}`chapter 5 <chapter-05>` explains); and by the definition, whether the subgradient inequality survives 2 880 trial points $\theta'$.
 
 # %%
 axes = torch.linspace(-0.9, 1.5, 25), torch.linspace(-0.6, 1.3, 20)
@@ -877,7 +877,7 @@ plt.show()
 # - Danskin: the slope of a maximum is the largest slope among **all** maximisers, each frozen. The lower bound is free; compactness and joint continuity of $\nabla_\theta g$ buy the upper bound.
 # - $\phi$ has a gradient exactly where all maximisers share theirs. Then one attack and one backward pass give it. An attack that stops early gives a loss with a small error and a gradient with a larger one.
 # - At a tie of different gradients $\phi$ has a kink that points down, and the hull of the gradients takes the gradient's place. Two-sided quotients do not see it.
-# - Without convexity, the gradient at one maximiser is still a regular subgradient. Whether its negative *descends* is another question: {ref}`chapter-03`.
+# - Without convexity, the gradient at one maximiser is still a regular subgradient. Whether its negative *descends* is another question: {ref}`chapter 3 <chapter-03>`.
 
 # %% [markdown]
 # ## Exercises

@@ -22,7 +22,7 @@
 # - two counterexamples and a family of them, for every step length;
 # - why every counterexample lives on a set of parameters of measure zero, and what question that leaves open.
 #
-# **Before you start.** {ref}`chapter-02`: Danskin's theorem and one-sided derivatives. The symbols are those of {ref}`notation`.
+# **Before you start.** {ref}`Chapter 2 <chapter-02>`: Danskin's theorem and one-sided derivatives. The symbols are those of {ref}`notation`.
 #
 # **Time and hardware.** An hour to read; a few seconds to run on one processor core.
 # :::
@@ -58,7 +58,7 @@ torch.set_default_dtype(torch.float64)
 # %% [markdown]
 # ## The claim
 #
-# As in {ref}`chapter-02`, $S$ is a compact metric space, $g(\theta, \delta)$ is continuous, and $\nabla_\theta g$ exists and is continuous in $(\theta, \delta)$ jointly.
+# As in {ref}`chapter 2 <chapter-02>`, $S$ is a compact metric space, $g(\theta, \delta)$ is continuous, and $\nabla_\theta g$ exists and is continuous in $(\theta, \delta)$ jointly.
 # We write $\phi(\theta) = \max_{\delta \in S} g(\theta, \delta)$, $S^\star(\theta)$ for the set of maximisers, and
 #
 # ```{math}
@@ -574,7 +574,7 @@ assert ((h @ star.T).amax(1) >= h.norm(dim=1) / 2 - 1e-12).all()
 # ::::
 # :::::
 #
-# In plain words: draw $\theta$ from any density. With probability one, all optimal perturbations, be they one or a thousand, push the parameters in one and the same direction. There Danskin's descent direction (DDi; {ref}`chapter-04`), computed from exact maximisers, *is* the normalised negative gradient of adversarial training.
+# In plain words: draw $\theta$ from any density. With probability one, all optimal perturbations, be they one or a thousand, push the parameters in one and the same direction. There Danskin's descent direction (DDi; {ref}`chapter 4 <chapter-04>`), computed from exact maximisers, *is* the normalised negative gradient of adversarial training.
 #
 # We watch it happen. Let $\delta \in [0, 2\pi)$ (a circle, so compact) and let $g$ be a random wave with six parameters,
 #
@@ -958,10 +958,10 @@ plt.show()
 #
 # What the later chapters measure:
 #
-# - {ref}`chapter-04`: the steepest direction at an exact tie, and the hypothesis that it needs;
-# - {ref}`chapter-05`: what it costs to compute, and to which accuracy;
-# - {ref}`chapter-06`: how many maximisers must be known before a direction is certain to descend;
-# - {ref}`chapter-07`: what happens in a batch, where every mix of maximisers is a maximiser; and, for nearly tied perturbations of a real network, the measured $\phi(\theta + t\gamma) - \phi(\theta)$ over several $t$.
+# - {ref}`Chapter 4 <chapter-04>`: the steepest direction at an exact tie, and the hypothesis that it needs;
+# - {ref}`Chapter 5 <chapter-05>`: what it costs to compute, and to which accuracy;
+# - {ref}`Chapter 6 <chapter-06>`: how many maximisers must be known before a direction is certain to descend;
+# - {ref}`Chapter 7 <chapter-07>`: what happens in a batch, where every mix of maximisers is a maximiser; and, for nearly tied perturbations of a real network, the measured $\phi(\theta + t\gamma) - \phi(\theta)$ over several $t$.
 #
 # ## Summary
 #

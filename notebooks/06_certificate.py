@@ -22,7 +22,7 @@
 # - how a batch is certified sample by sample;
 # - how to bound the Lipschitz constant of a small network rigorously, and why an estimate of it proves nothing.
 #
-# **Before you start.** Danskin's theorem ({ref}`chapter-02`), the steepest descent direction ({ref}`chapter-04`), operator norms of matrices.
+# **Before you start.** Danskin's theorem ({ref}`chapter 2 <chapter-02>`), the steepest descent direction ({ref}`chapter 4 <chapter-04>`), operator norms of matrices.
 #
 # **Time and hardware.** An hour to read; about ten seconds to run on one processor core.
 # :::
@@ -439,7 +439,7 @@ mixes = sum(rows.view(k, m, 2)[i, pick[:, i]] for i in range(k))
 L_joint, ε = radii.norm() / k, π / m
 γ = ddi.steepest_descent(rows, sample).direction
 assert len(mixes) == 216
-assert torch.allclose(γ, ddi.steepest_descent(mixes).direction, atol=1e-7)
+assert torch.allclose(γ, ddi.steepest_descent(mixes).direction, atol=1e-7, rtol=0)
 for s in (γ, *directions):
     each = ddi.certify(rows, s, radii / k, ε, groups=sample).bound
     joint = ddi.certify(mixes, s, L_joint, sqrt(k) * ε).bound
@@ -674,7 +674,7 @@ def φ(θ):
 
 # %%
 at_corners = -model(corners).detach().log_softmax(1)[:, 0]
-assert torch.allclose(at_corners, φ(weights).expand(2), atol=1e-12)
+assert torch.allclose(at_corners, φ(weights).expand(2), atol=1e-12, rtol=0)
 assert G_star[0] @ G_star[1] < -1
 for own, other in (G_star, G_star.flip(0)):
     γ = -own / own.norm()

@@ -43,7 +43,7 @@ FAULTS = [
     ("blocked weights stay free", "solver", "free = free & ~blocked", "free = free", "solver"),
     ("no proximal term", "solver", "(1e-14 * n + 2 * floor)", "(0 * n + 0 * floor)", "solver"),
     ("step of the accelerated method twice too long", "solver", "step = 1 / torch.linalg", "step = 2.5 / torch.linalg", "solver"),
-    ("away step as long as a step towards", "solver", "w / (1 - w)", "1 + 0 * w", "solver"),
+    ("no away steps", "solver", "d = torch.where(go_toward, toward, away)", "d = toward", "solver"),
     ("indefinite matrices accepted", "solver", "if (lowest < -allowed).any():", "if False:", "solver"),
     ("scale not undone", "solver", "(squared * scale)", "(squared)", "solver"),
     ("bundle without its step length", "solver", "values.double() / t", "values.double()", "solver"),

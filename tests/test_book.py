@@ -234,6 +234,16 @@ def test_checks_assert(chapter):
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
+def test_tolerances_are_what_they_say(chapter):
+    """With atol alone, allclose adds a relative tolerance of 1e-5 that no reader sees."""
+    for number, cell in enumerate(code_cells(chapter), 1):
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("allclose", "isclose"):
+                given = {keyword.arg for keyword in node.keywords}
+                assert "atol" not in given or "rtol" in given, f"code cell {number}: atol without rtol, line {node.lineno}"
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
 def test_colab_cell(chapter):
     first = code_cells(chapter)[0]
     assert tags(first) == {"remove-cell"}

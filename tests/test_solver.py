@@ -227,6 +227,18 @@ def test_iterative_methods_say_when_they_did_not_converge():
         assert not got.converged and got.iterations == 3
 
 
+@pytest.mark.parametrize("method", ["exact", "frank-wolfe"])
+def test_line_search_methods_never_go_up(method):
+    """Every iterate is feasible and no worse than the one before: steps end at the boundary, not beyond it."""
+    for seed in range(5):
+        G = gram(vectors(8, 4, seed) + 0.5)
+        values = [min_norm_point(G, method=method, tol=0.0, max_iter=n).squared_norm for n in range(1, 25)]
+        if method == "exact":  # it returns the iterate of least gap, so only the last is compared
+            assert values[-1] <= min(values) + 1e-12
+        else:
+            assert all(b <= a + 1e-12 for a, b in itertools.pairwise(values))
+
+
 def test_asymmetric_rounding_is_symmetrised_and_rounding_level_indefiniteness_accepted():
     v = vectors(6, 2)
     G = gram(v)

@@ -33,6 +33,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = {"file", "data", "blob", "about"}
 WIDE, PHONE = 1280, 390
+PIECE = 2400  # height of a screenshot
 
 # What is looked for in a page, once MathJax has finished. Returns a list of findings.
 LOOK = r"""
@@ -212,14 +213,14 @@ class Chromium:
         return found
 
     def picture(self, target: Path, width: int, dark: bool) -> None:
-        """The whole page, from top to bottom."""
+        """The whole page, from top to bottom, in pieces."""
         self.show(width, dark)
         time.sleep(0.3)
         height = int(self.evaluate("Math.ceil(document.documentElement.scrollHeight)"))
-        self.show(width, dark, min(max(height, 900), 16000))
-        time.sleep(0.3)
-        data = self.call("Page.captureScreenshot", format="png")["data"]
-        target.write_bytes(base64.b64decode(data))
+        for number, top in enumerate(range(0, height, PIECE), 1):
+            clip = {"x": 0, "y": top, "width": width, "height": min(PIECE, height - top), "scale": 1}
+            data = self.call("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)["data"]
+            target.with_stem(f"{target.stem}-{number}").write_bytes(base64.b64decode(data))
 
 
 class Anchors(html.parser.HTMLParser):

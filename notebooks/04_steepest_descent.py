@@ -202,7 +202,7 @@ slsqp = minimize(
 
 # %%
 assert torch.allclose(w, w_segments, atol=1e-12, rtol=0)
-assert np.allclose(w, Mn @ slsqp.x, atol=1e-6)
+assert np.allclose(w, Mn @ slsqp.x, rtol=0, atol=1e-6)
 assert (M.T @ w >= w @ w - 1e-12).all() and w.norm() > 0.9
 used = (result.weights > 1e-9).nonzero().flatten() + 1
 print(f"w = ({w[0]:.3f}, {w[1]:.3f}), made of gradients", used.tolist())
@@ -335,7 +335,7 @@ epigraph = minimize(  # z = (γ, τ)
 best = steepest_descent(wide.T)
 norm = (wide @ best.weights).norm()  # of w
 assert abs(best.slope + norm) < 1e-9 and abs(epigraph.x[-1] + norm) < 1e-6
-assert np.allclose(epigraph.x[:-1], best.direction, atol=1e-4)
+assert np.allclose(epigraph.x[:-1], best.direction, rtol=0, atol=1e-4)
 anywhere = torch.randn(20_000, d, generator=rng)
 nearby = best.direction + 0.01 * anywhere
 for tries in (anywhere, nearby):
@@ -810,7 +810,7 @@ five = minimize(
     constraints={"type": "ineq", "fun": lambda z: z[2] - z[:2] @ Mn},
     method="SLSQP", tol=1e-14,
 )  # fmt: skip
-assert np.allclose(five.x[:2], -0.5 * w, atol=1e-5)
+assert np.allclose(five.x[:2], -0.5 * w, rtol=0, atol=1e-5)
 assert abs(five.fun + 0.25 * w @ w) < 1e-6
 
 # %% [markdown]

@@ -1,5 +1,6 @@
 """Models, data, records and plots."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -61,6 +62,8 @@ def test_digits_are_what_they_say():
     every = torch.cat([data.x_train, data.x_test])
     assert len(every.unique(dim=0)) == 1797  # no image twice, so none both in training and test
     assert data.sha256() == digits().sha256()
+    for part in ("x_train", "y_train", "x_test", "y_test"):  # and nothing of it is forgotten
+        assert dataclasses.replace(data, **{part: getattr(data, part).flip(0)}).sha256() != data.sha256()
     assert data.to(dtype=torch.float64).x_test.dtype == torch.float64
     assert data.to(dtype=torch.float64).y_test.dtype == torch.int64
 

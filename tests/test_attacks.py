@@ -39,7 +39,7 @@ def linear_model(seed=0):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 1)).double()
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=repr)
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: type(attack).__name__)
 def test_delta_is_in_the_set_detached_and_no_weaker_than_nothing(attack, batch):
     x, y = batch
     model = small_model()
@@ -136,7 +136,7 @@ def test_schedule_scales_the_steps(batch):
     assert [inverse_time(8)(t) for t in (1, 8, 9, 10, 70)] == [1, 1, 1 / 2, 1 / 3, 1 / 63]
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=repr)
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: type(attack).__name__)
 def test_restarts_are_one_batch_independent_of_the_chunk(attack, batch):
     x, y = batch
     model = small_model()

@@ -12,6 +12,7 @@ from ddi.danskin import (
     two_sided,
 )
 from ddi.data import Dataset, digits, mnist
+from ddi.descent import RULES, Rule, Step, assign_gradient, descent_rule
 from ddi.models import MLP, Normalize, SmallNet
 from ddi.product import ProductPoint, chunk_gradients, per_sample_gradients, product_point, sample_losses
 from ddi.record import Record, RunWriter, provenance, read_record, read_records
@@ -22,9 +23,10 @@ from ddi.threat import L2, LInf, threat_model
 __version__ = "0.1.0"
 
 __all__ = [
-    "FAST", "FGSM", "L2", "MLP", "PGA", "PGD", "Certificate", "Dataset", "LInf", "MinNormPoint", "Normalize", "ProductPoint",
-    "Record", "RunWriter", "SmallNet", "SteepestDescent", "bundle", "certify", "chunk_gradients", "cross_entropy", "digits",
-    "directional_derivative", "frozen", "gram_matrix", "inverse_time", "margin_loss", "min_norm_point", "min_norm_product",
-    "mnist", "one_sided", "per_sample_gradients", "product_point", "project_simplex", "provenance", "read_record",
-    "read_records", "sample_losses", "steepest_descent", "threat_model", "two_sided",
+    "FAST", "FGSM", "L2", "MLP", "PGA", "PGD", "Certificate", "Dataset", "LInf", "MinNormPoint", "Normalize",
+    "ProductPoint", "RULES", "Record", "Rule", "RunWriter", "SmallNet", "SteepestDescent", "Step", "assign_gradient",
+    "bundle", "certify", "chunk_gradients", "cross_entropy", "descent_rule", "digits", "directional_derivative",
+    "frozen", "gram_matrix", "inverse_time", "margin_loss", "min_norm_point", "min_norm_product", "mnist", "one_sided",
+    "per_sample_gradients", "product_point", "project_simplex", "provenance", "read_record", "read_records",
+    "sample_losses", "steepest_descent", "threat_model", "two_sided",
 ]  # fmt: skip

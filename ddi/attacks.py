@@ -16,7 +16,7 @@ from ddi.threat import Box, Threat, number, threat_model
 Loss = Callable[[Tensor, Tensor], Tensor]
 Model = Callable[[Tensor], Tensor]
 
-__all__ = ["FAST", "FGSM", "PGA", "PGD", "cross_entropy", "frozen", "inverse_time", "margin_loss"]
+__all__ = ["FAST", "FGSM", "PGA", "PGD", "Attack", "cross_entropy", "frozen", "inverse_time", "margin_loss"]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Data sets as tensors: scikit-learn's digits (embedded, no download) and MNIST.
+"""Data sets as tensors: scikit-learn's digits (embedded, no download), MNIST and CIFAR-10.
 
 Images are float32 NCHW in ``[0, 1]``, labels int64. ``DDI_DATA`` names the folder to look in.
 """
@@ -7,11 +7,13 @@ import hashlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Dataset", "digits", "mnist"]
+__all__ = ["Dataset", "cifar10", "crop_and_flip", "digits", "mnist"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,19 @@ class Dataset:
             parts |= {f"x_{split}": x[keep], f"y_{split}": (y[keep] == one).long()}
         return replace(self, name=f"{self.name}-{zero}v{one}", classes=2, **parts)
 
+    def hold_out(self, count: int, seed: int = 0) -> tuple["Dataset", Tensor, Tensor]:
+        """Take ``count`` training images away, at random, for validation; the test set is never used to choose.
+
+        Returns:
+            The data set with the remaining training images, and the validation images and labels.
+        """
+        if not isinstance(count, int) or not 0 < count < len(self.x_train):
+            raise ValueError(f"count must be an integer from 1 to {len(self.x_train) - 1}, got {count!r}")
+        order = torch.randperm(len(self.x_train), generator=torch.Generator().manual_seed(seed))
+        held, rest = order[:count].to(self.x_train.device), order[count:].to(self.x_train.device)
+        smaller = replace(self, x_train=self.x_train[rest], y_train=self.y_train[rest])
+        return smaller, self.x_train[held], self.y_train[held]
+
     def sha256(self) -> str:
         """Hash of all images (as float32) and labels, for a record's provenance."""
         digest = hashlib.sha256()
@@ -62,25 +77,78 @@ def digits() -> Dataset:
 
 
 def mnist(root: str | Path | None = None, download: bool = False) -> Dataset:
-    """MNIST, 60 000 + 10 000 images of 28x28, through torchvision.
+    """MNIST, 60 000 + 10 000 images of 28x28; arguments and errors as for :func:`cifar10`."""
+    from torchvision import datasets
+
+    return _stored("mnist", datasets.MNIST, root, download)
+
+
+def cifar10(root: str | Path | None = None, download: bool = False) -> Dataset:
+    """CIFAR-10, 50 000 + 10 000 colour images of 32x32.
 
     Args:
-        root: folder in torchvision's layout (``root/MNIST/raw``); default the environment variable ``DDI_DATA``,
-            else ``./data``.
+        root: a folder that holds torchvision's layout or ``cifar10.npz``, or the path of an ``.npz`` file with
+            ``x_train, y_train, x_test, y_test`` (uint8 images NHWC or NHW, integer labels; read without pickle);
+            default the environment variable ``DDI_DATA``, else ``./data``.
         download: let torchvision fetch it.
 
     Raises:
         FileNotFoundError: if it is not there, naming the ways to get it.
+        ValueError: for an ``.npz`` without these arrays, or with other dtypes or shapes.
     """
-    from torchvision.datasets import MNIST
+    from torchvision import datasets
 
+    return _stored("cifar10", datasets.CIFAR10, root, download)
+
+
+def _stored(name: str, kind: Any, root: str | Path | None, download: bool) -> Dataset:
     root = Path(root or os.environ.get("DDI_DATA", "data"))
+    packed = root if root.suffix == ".npz" else root / f"{name}.npz"
+    if packed.exists():
+        return _read_npz(packed)
     try:
-        sets = [MNIST(root, train=train, download=download) for train in (True, False)]
+        sets = [kind(root, train=train, download=download) for train in (True, False)]
     except RuntimeError as error:
         raise FileNotFoundError(
-            f"MNIST was not found under {root}. Three ways to get it: call mnist(download=True); "
-            "set DDI_DATA to a folder that holds MNIST/raw/*-ubyte; or use the embedded digits()."
+            f"{name} was not found under {root}. Three ways to get it: let torchvision download it ({name}(download=True)); "
+            f"set DDI_DATA to a folder in torchvision's layout, or with {name}.npz; or use the embedded digits()."
         ) from error
-    tensors = [t for s in sets for t in (s.data[:, None].float() / 255, s.targets.long())]
-    return Dataset("mnist", *tensors, 10)
+    return Dataset(name, *(t for s in sets for t in (_images(np.asarray(s.data)), torch.as_tensor(s.targets).long())), 10)
+
+
+def _read_npz(path: Path) -> Dataset:
+    with np.load(path, allow_pickle=False) as file:
+        missing = {"x_train", "y_train", "x_test", "y_test"} - set(file.files)
+        if missing:
+            raise ValueError(f"{path} must hold x_train, y_train, x_test and y_test, but lacks {sorted(missing)}")
+        arrays = {key: file[key] for key in ("x_train", "y_train", "x_test", "y_test")}
+    for split in ("train", "test"):
+        x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
+        if x.dtype != np.uint8 or x.ndim not in (3, 4) or not len(x):
+            raise ValueError(f"{path}: x_{split} must be uint8, (N, H, W) or (N, H, W, C), got {x.dtype} {x.shape}")
+        if not np.issubdtype(y.dtype, np.integer) or y.shape != (len(x),) or y.min() < 0:
+            raise ValueError(f"{path}: y_{split} must be {len(x)} labels >= 0, got {y.dtype} {y.shape}")
+    parts = [t for s in ("train", "test") for t in (_images(arrays[f"x_{s}"]), torch.tensor(arrays[f"y_{s}"]).long())]
+    return Dataset(path.stem, *parts, int(max(arrays["y_train"].max(), arrays["y_test"].max())) + 1)
+
+
+def _images(x: np.ndarray) -> Tensor:
+    """uint8 ``(N, H, W)`` or ``(N, H, W, C)`` to float32 ``(N, C, H, W)`` in ``[0, 1]``."""
+    x = x[..., None] if x.ndim == 3 else x
+    return torch.tensor(x).permute(0, 3, 1, 2).contiguous().float() / 255
+
+
+def crop_and_flip(x: Tensor, padding: int = 4, generator: torch.Generator | None = None) -> Tensor:
+    """Random crop after zero padding, and random horizontal flip, of a batch ``(B, C, H, W)`` on its own device."""
+    if x.ndim != 4 or padding < 0:
+        raise ValueError(f"x must be (B, C, H, W) and padding >= 0, got {tuple(x.shape)} and {padding!r}")
+    batch, channels, height, width = x.shape
+    options = {"generator": generator, "device": x.device}
+    rows, columns = torch.randint(2 * padding + 1, (2, batch), **options)
+    flip = torch.rand(batch, **options) < 0.5
+    down = torch.arange(height, device=x.device)[None] + rows[:, None]
+    across = torch.arange(width, device=x.device)
+    across = torch.where(flip[:, None], across.flip(0), across) + columns[:, None]
+    padded = torch.nn.functional.pad(x, [padding] * 4)
+    sample = torch.arange(batch, device=x.device)
+    return padded[sample[:, None, None], :, down[:, :, None], across[:, None, :]].permute(0, 3, 1, 2).contiguous()

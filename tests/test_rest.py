@@ -11,7 +11,21 @@ import pytest
 import torch
 from torch import nn
 
-from ddi import MLP, Normalize, RunWriter, SmallNet, digits, mnist, plots, provenance, read_record, read_records
+from ddi import (
+    MLP,
+    Normalize,
+    ResNet18,
+    RunWriter,
+    SmallNet,
+    cifar10,
+    crop_and_flip,
+    digits,
+    mnist,
+    plots,
+    provenance,
+    read_record,
+    read_records,
+)
 
 # ------------------------------------------------------------------------------------------------------------ models
 
@@ -36,6 +50,19 @@ def test_sizes():
     assert SmallNet(3)(torch.rand(2, 3, 32, 32)).shape == (2, 10)
 
 
+@pytest.mark.parametrize("norm", ["group", "batch", "none"])
+def test_resnet18_has_the_papers_size_and_shape(norm):
+    model = ResNet18(norm=norm, activation="relu").eval()
+    if norm != "none":
+        assert sum(p.numel() for p in model.parameters()) == 11_173_962
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert model(x).shape == (2, 10)
+        assert nn.Sequential(*list(model)[:-3])(x).shape == (2, 512, 4, 4)
+    assert len([m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]) == 17
+    assert ResNet18(in_channels=1, classes=3)(torch.rand(1, 1, 32, 32)).shape == (1, 3)
+
+
 def test_normalize_is_a_layer():
     x = torch.rand(2, 3, 4, 4)
     layer = Normalize((0.5, 0.4, 0.3), (0.2, 0.1, 1.0))
@@ -45,7 +72,7 @@ def test_normalize_is_a_layer():
 
 @pytest.mark.parametrize("options, name", [({"activation": "gelu"}, "activation"), ({"norm": "layer"}, "norm")])
 def test_unknown_switches_are_refused(options, name):
-    for kind in (MLP, SmallNet):
+    for kind in (MLP, SmallNet, ResNet18):
         with pytest.raises(ValueError, match=name):
             kind(**options)
 
@@ -95,6 +122,84 @@ def test_mnist_reads_torchvisions_layout(tmp_path):
     data = mnist(tmp_path)
     assert data.x_train.shape == (2, 1, 28, 28) and data.y_test.tolist() == [7, 1]
     torch.testing.assert_close(data.x_train[0, 0], torch.tensor(pixels[0]) / 255)
+
+
+def write_npz(path, **changes):
+    g = np.random.default_rng(0)
+    arrays = {
+        "x_train": g.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8),
+        "y_train": np.array([0, 9, 3, 3]),
+        "x_test": g.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8),
+        "y_test": np.array([1, 2], dtype=np.uint8),
+    } | changes
+    np.savez(path, **{key: value for key, value in arrays.items() if value is not None})
+    return arrays
+
+
+def test_cifar10_reads_an_npz_from_a_folder_or_by_name(tmp_path, monkeypatch):
+    arrays = write_npz(tmp_path / "cifar10.npz")
+    monkeypatch.setenv("DDI_DATA", str(tmp_path))
+    for data in (cifar10(), cifar10(tmp_path), cifar10(tmp_path / "cifar10.npz")):
+        assert data.x_train.shape == (4, 3, 32, 32) and data.classes == 10 and data.y_test.tolist() == [1, 2]
+        assert data.y_test.dtype == torch.int64 and data.name == "cifar10"
+        pixel = arrays["x_train"][1, 5, 7]
+        torch.testing.assert_close(data.x_train[1, :, 5, 7], torch.tensor(pixel) / 255)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"y_test": None}, "lacks .*y_test"),
+        ({"x_train": np.zeros((4, 32, 32, 3))}, "x_train must be uint8"),
+        ({"x_test": np.zeros((2, 5), dtype=np.uint8)}, "x_test must be uint8"),
+        ({"y_train": np.array([1, 2])}, "y_train must be 4 labels"),
+        ({"y_train": np.array([1.0, 2, 3, 4])}, "y_train must be 4 labels"),
+        ({"y_test": np.array([-1, 2])}, "y_test must be 2 labels"),
+    ],
+)
+def test_impossible_npz_files_are_refused(tmp_path, changes, message):
+    write_npz(tmp_path / "cifar10.npz", **changes)
+    with pytest.raises(ValueError, match=message):
+        cifar10(tmp_path)
+
+
+def test_pickles_are_never_loaded(tmp_path):
+    write_npz(tmp_path / "cifar10.npz", y_test=np.array([{}, {}], dtype=object))
+    with pytest.raises(ValueError, match="allow_pickle"):
+        cifar10(tmp_path)
+
+
+def test_held_out_images_are_a_partition_of_the_training_set():
+    data = digits()
+    rest, x, y = data.hold_out(200, seed=3)
+    assert len(rest.x_train) == 1200 and len(x) == len(y) == 200
+    assert torch.equal(rest.x_test, data.x_test)
+    both = torch.cat([rest.x_train, x]).flatten(1)
+    assert torch.equal(both.unique(dim=0), data.x_train.flatten(1).unique(dim=0))
+    index = [(data.x_train == image).flatten(1).all(1).nonzero().item() for image in x[:20]]
+    assert data.y_train[index].tolist() == y[:20].tolist()
+    assert torch.equal(data.hold_out(200, seed=3)[1], x) and not torch.equal(data.hold_out(200, seed=4)[1], x)
+    for count in (0, 1400, 1.5):
+        with pytest.raises(ValueError, match="count"):
+            data.hold_out(count)
+
+
+def test_augmentation_is_a_crop_of_the_padded_image_perhaps_mirrored():
+    x = torch.rand(40, 2, 6, 5, generator=torch.Generator().manual_seed(0))
+    got = crop_and_flip(x, 2, torch.Generator().manual_seed(1))
+    assert got.shape == x.shape
+    padded, seen = torch.nn.functional.pad(x, [2] * 4), set()
+    for image, whole in zip(got, padded, strict=True):
+        crops = {(i, j): whole[:, i : i + 6, j : j + 5] for i in range(5) for j in range(5)}
+        fits = [(*at, f) for at, c in crops.items() for f in (0, 1) if torch.equal(c.flip(2) if f else c, image)]
+        assert len(fits) == 1
+        seen.add(fits[0])
+    assert len(seen) > 15 and {f for *_, f in seen} == {0, 1} and {i for i, *_ in seen} == set(range(5))
+    assert torch.equal(crop_and_flip(x, 2, torch.Generator().manual_seed(1)), got)
+    kept = crop_and_flip(x, 0, torch.Generator().manual_seed(1))
+    assert all(torch.equal(a, b) or torch.equal(a, b.flip(2)) for a, b in zip(kept, x, strict=True))
+    with pytest.raises(ValueError, match="x must"):
+        crop_and_flip(x[0])
 
 
 # ----------------------------------------------------------------------------------------------------------- records

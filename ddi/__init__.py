@@ -20,15 +20,16 @@ from ddi.record import Record, RunWriter, provenance, read_record, read_records
 from ddi.simplices import project_simplex
 from ddi.solver import MinNormPoint, bundle, min_norm_point, min_norm_product
 from ddi.threat import L2, LInf, threat_model
+from ddi.trainer import Setting, train
 
 __version__ = "0.1.0"
 
 __all__ = [
     "FAST", "FGSM", "L2", "MLP", "PGA", "PGD", "RULES", "Accuracy", "Certificate", "Dataset", "LInf", "MinNormPoint",
-    "Normalize", "ProductPoint", "Record", "ResNet18", "Rule", "RunWriter", "SmallNet", "SteepestDescent", "Step",
-    "assign_gradient", "autoattack_accuracy", "bundle", "certify", "chunk_gradients", "cifar10", "clean_accuracy",
-    "crop_and_flip", "cross_entropy", "descent_rule", "digits", "directional_derivative", "frozen", "gram_matrix",
-    "inverse_time", "margin_loss", "masking_signs", "min_norm_point", "min_norm_product", "mnist", "one_sided",
-    "per_sample_gradients", "product_point", "project_simplex", "provenance", "read_record", "read_records",
-    "robust_accuracy", "sample_losses", "steepest_descent", "threat_model", "two_sided",
+    "Normalize", "ProductPoint", "Record", "ResNet18", "Rule", "RunWriter", "Setting", "SmallNet", "SteepestDescent",
+    "Step", "assign_gradient", "autoattack_accuracy", "bundle", "certify", "chunk_gradients", "cifar10",
+    "clean_accuracy", "crop_and_flip", "cross_entropy", "descent_rule", "digits", "directional_derivative", "frozen",
+    "gram_matrix", "inverse_time", "margin_loss", "masking_signs", "min_norm_point", "min_norm_product", "mnist",
+    "one_sided", "per_sample_gradients", "product_point", "project_simplex", "provenance", "read_record",
+    "read_records", "robust_accuracy", "sample_losses", "steepest_descent", "threat_model", "train", "two_sided",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ddi.attacks import FGSM, PGD, Attack, Model, check_labels, frozen
 from ddi.threat import number

@@ -111,9 +111,19 @@ class RunWriter:
         writer.writerows(self.rows)
         _write(self.folder / "metrics.csv", text.getvalue())
 
+    @property
+    def seconds(self) -> float:
+        """Seconds since the run began, without the time between its pieces."""
+        return time.perf_counter() - self._start
+
+    def resume(self, rows: list[dict[str, float]], seconds: float) -> None:
+        """Start from the rows of an interrupted run, and from the seconds that it had taken."""
+        self.rows, self._start = [], time.perf_counter() - seconds
+        for row in rows:
+            self.log(**row)
+
     def _finish(self, complete: bool) -> None:
-        seconds = round(time.perf_counter() - self._start, 3)
-        source = self.source | {"wall_seconds": seconds, "complete": complete}
+        source = self.source | {"wall_seconds": round(self.seconds, 3), "complete": complete}
         _write(self.folder / "provenance.json", json.dumps(source, indent=2) + "\n")
 
     def __enter__(self) -> "RunWriter":

@@ -330,6 +330,11 @@ def test_modules_are_short():
         assert len(path.read_text(encoding="utf-8").splitlines()) < 300, path.name
 
 
+def test_importing_the_package_says_nothing():
+    done = subprocess.run([sys.executable, "-c", "import ddi"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_package_is_typed():
     assert (ROOT / "ddi" / "py.typed").exists()
 

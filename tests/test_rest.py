@@ -259,6 +259,14 @@ def test_a_run_that_dies_leaves_an_incomplete_record(tmp_path):
         RunWriter(tmp_path / "run", {}, {})
 
 
+def test_a_resumed_record_keeps_rows_and_seconds(tmp_path):
+    with RunWriter(tmp_path / "run", {}, {}) as run:
+        run.resume([{"epoch": 0}], 1000.0)
+        run.log(epoch=1)
+    record = read_record(tmp_path / "run")
+    assert record.metrics["epoch"].tolist() == [0, 1] and 1000 <= record.provenance["wall_seconds"] < 1100
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     run = RunWriter(tmp_path / "run", {}, {})
     run.log(epoch=0)

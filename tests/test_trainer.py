@@ -1,10 +1,10 @@
 """The trainer: what it computes, and that an interrupted run is the run that was never interrupted."""
 
-import os
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -153,12 +153,18 @@ def test_kill_9_at_any_moment(tmp_path):
     )
     (tmp_path / "program.py").write_text(program)
     command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "run")]
-    checkpoint = tmp_path / "run" / "checkpoint.pt"
-    for _ in range(2):
-        before = checkpoint.exists() and checkpoint.stat().st_mtime_ns
-        process = subprocess.Popen(command, env=os.environ)
-        while process.poll() is None and (not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before):
-            pass
+
+    def written():
+        try:
+            return (tmp_path / "run" / "checkpoint.pt").stat().st_mtime_ns
+        except FileNotFoundError:  # none yet, or just between two renamings
+            return None
+
+    for moment in (0.0, 0.004, 0.009):
+        before, process = written(), subprocess.Popen(command)
+        while process.poll() is None and written() in (None, before):
+            time.sleep(0.001)
+        time.sleep(moment)
         process.send_signal(signal.SIGKILL)
         process.wait()
     subprocess.run(command, check=True)

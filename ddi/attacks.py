@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ddi.threat import Box, Threat, number, threat_model
+from ddi.threat import Box, Threat, number, threat_model, whole
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Model = Callable[[Tensor], Tensor]
@@ -92,8 +92,7 @@ class Attack:
     def __post_init__(self) -> None:
         self.threat  # noqa: B018  (checks eps, norm and box)
         number("alpha", self.alpha)
-        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
-            raise ValueError(f"steps must be an integer >= 1, got {self.steps!r}")
+        whole("steps", self.steps)
         if self.keep not in ("last", "best"):
             raise ValueError(f'keep must be "last" or "best", got {self.keep!r}')
         for name in ("loss", "schedule"):
@@ -148,9 +147,9 @@ class Attack:
         Returns:
             Tensor of shape ``(m, *x.shape)``.
         """
-        for name, value in (("m", m), ("chunk", chunk)):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+        whole("m", m)
+        if chunk is not None:
+            whole("chunk", chunk)
         self.threat.check(x)
         check_labels(y, x.shape[0])
         many = x.detach().repeat(m, *[1] * (x.ndim - 1))

@@ -67,9 +67,7 @@ def _layout(gradients: Tensor, groups: Tensor | None) -> Simplices:
         raise ValueError(f"gradients must have shape (n, d), got {tuple(gradients.shape)}")
     n = len(gradients)
     groups = torch.zeros(n, dtype=torch.int64, device=gradients.device) if groups is None else groups
-    if not isinstance(groups, Tensor) or groups.shape != (n,) or groups.is_floating_point():
-        raise ValueError(f"groups must be {n} integers, got {groups!r}")
-    return Simplices(groups.to(gradients.device))
+    return Simplices(groups, n, gradients.device)
 
 
 def directional_derivative(gradients: Tensor, direction: Tensor, groups: Tensor | None = None) -> Tensor:

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddi.threat import whole
+
 __all__ = ["Dataset", "cifar10", "crop_and_flip", "digits", "mnist"]
 
 
@@ -49,8 +51,7 @@ class Dataset:
         Returns:
             The data set with the remaining training images, and the validation images and labels.
         """
-        if not isinstance(count, int) or not 0 < count < len(self.x_train):
-            raise ValueError(f"count must be an integer from 1 to {len(self.x_train) - 1}, got {count!r}")
+        whole("count", count, len(self.x_train) - 1)
         order = torch.randperm(len(self.x_train), generator=torch.Generator().manual_seed(seed))
         held, rest = order[:count].to(self.x_train.device), order[count:].to(self.x_train.device)
         smaller = replace(self, x_train=self.x_train[rest], y_train=self.y_train[rest])

@@ -26,7 +26,7 @@ from ddi.attacks import Attack, Loss, Model, check_labels, cross_entropy
 from ddi.danskin import gram_matrix
 from ddi.product import chunk_gradients, per_sample_gradients, product_point, sample_losses
 from ddi.solver import bundle, min_norm_point, min_norm_product
-from ddi.threat import number
+from ddi.threat import number, whole
 
 __all__ = ["RULES", "Rule", "Step", "assign_gradient", "descent_rule"]
 
@@ -86,9 +86,7 @@ class Rule:
         if self.name not in RULES:
             raise ValueError(f"name must be one of {RULES}, got {self.name!r}")
         for name in ("m", "max_iter"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+            whole(name, getattr(self, name))
         number("weight_decay", self.weight_decay)
         if (self.t is not None) != (self.name == "bundle"):
             raise ValueError(f'rule "bundle" needs t, its step length, and no other rule takes it; got t={self.t!r}')

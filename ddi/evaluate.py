@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ddi.attacks import FGSM, PGD, Attack, Model, check_labels, frozen
-from ddi.threat import number
+from ddi.threat import number, whole
 
 __all__ = ["Accuracy", "autoattack_accuracy", "clean_accuracy", "masking_signs", "robust_accuracy"]
 
@@ -60,8 +60,7 @@ def robust_accuracy(
     Raises:
         ValueError: for an empty batch, labels of the wrong length, or ``restarts < 1``.
     """
-    if not isinstance(restarts, int) or restarts < 1:
-        raise ValueError(f"restarts must be an integer >= 1, got {restarts!r}")
+    whole("restarts", restarts)
     stands = _correct(model, x, y, batch_size)
     rounds = [(r, part) for r in range(restarts) for part in torch.arange(len(x), device=x.device).split(batch_size)]
     for _, part in tqdm(rounds, desc="attack", disable=not progress):
@@ -120,8 +119,7 @@ def masking_signs(
 
 def _correct(model: Model, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
     """Whether each image is classified as labelled, ``(N,)``."""
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be an integer >= 1, got {batch_size!r}")
+    whole("batch_size", batch_size)
     if not len(x):
         raise ValueError(f"x must be a non-empty batch, got {tuple(x.shape)}")
     check_labels(y, len(x))

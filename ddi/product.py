@@ -19,6 +19,7 @@ from ddi.attacks import Loss, check_labels, cross_entropy, frozen
 from ddi.danskin import gram_matrix
 from ddi.simplices import check_floats
 from ddi.solver import min_norm_product
+from ddi.threat import whole
 
 __all__ = ["ProductPoint", "chunk_gradients", "per_sample_gradients", "product_point", "sample_losses"]
 
@@ -117,8 +118,7 @@ def chunk_gradients(
     """
     _check(x, y, deltas)
     k = len(x)
-    if not isinstance(chunks, int) or not 1 <= chunks <= k:
-        raise ValueError(f"chunks must be an integer from 1 to the batch size {k}, got {chunks!r}")
+    whole("chunks", chunks, k)
     part = torch.arange(k) * chunks // k
     members = [(part == c).nonzero().squeeze(-1).to(x.device) for c in range(chunks)]
     with frozen(model):

@@ -47,11 +47,17 @@ class Simplices:
 
     Args:
         groups: ``(n,)`` integer labels, any values in any order.
+        n: how many there must be. device: where the weights will be.
+
+    Raises:
+        ValueError: if ``groups`` is not ``n`` integers.
     """
 
-    def __init__(self, groups: Tensor) -> None:
-        labels, self.group = groups.unique(return_inverse=True)
-        self.n, self.count = len(groups), len(labels)
+    def __init__(self, groups: Tensor, n: int, device: torch.device) -> None:
+        if not isinstance(groups, Tensor) or groups.shape != (n,) or groups.is_floating_point():
+            raise ValueError(f"groups must be {n} integers, got {groups!r}")
+        labels, self.group = groups.to(device).unique(return_inverse=True)
+        self.n, self.count = n, len(labels)
         members = [(self.group == g).nonzero().squeeze(-1) for g in range(self.count)]
         # row g: the coordinates of group g, padded with n, which points at an extra column
         self.index = torch.nn.utils.rnn.pad_sequence(members, batch_first=True, padding_value=self.n)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ddi.simplices import Simplices, check_floats
-from ddi.threat import number
+from ddi.threat import number, whole
 
 __all__ = ["MinNormPoint", "bundle", "min_norm_point", "min_norm_product"]
 
@@ -94,12 +94,11 @@ def min_norm_product(
     gram, n = check_floats("gram", gram, 2), gram.shape[-1]
     if gram.shape[-2] != n:
         raise ValueError(f"gram must be square in its last two axes, got shape {tuple(gram.shape)}")
-    if not isinstance(groups, Tensor) or groups.shape != (n,) or groups.is_floating_point():
-        raise ValueError(f"groups must be {n} integers, got {groups!r}")
+    simplices = Simplices(groups, n, gram.device)
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}, got {method!r}")
-    if max_iter is not None and (not isinstance(max_iter, int) or max_iter < 1):
-        raise ValueError(f"max_iter must be an integer >= 1, got {max_iter!r}")
+    if max_iter is not None:
+        whole("max_iter", max_iter)
     exact = method == "exact"
     tol = number("tol", (1e-16 if exact else 1e-6) if tol is None else tol)
     max_iter = max_iter or (100 + 10 * n if exact else 10_000)
@@ -112,7 +111,6 @@ def min_norm_product(
         if linear.shape[-1] != n:
             raise ValueError(f"linear must have {n} entries on its last axis, got shape {tuple(linear.shape)}")
         c = linear.detach().to(G).expand(*shape, n).reshape(-1, n)
-    simplices = Simplices(groups.to(G.device))
     c = simplices.shift(c)
     largest = G.abs().amax((-2, -1))
     scale = torch.where(largest > 0, largest, c.abs().amax(-1))  # the unit of the problem: the largest Gram entry

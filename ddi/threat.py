@@ -23,6 +23,13 @@ def number(name: str, value: float, *, low: float = 0.0, strict: bool = False) -
     return float(value)
 
 
+def whole(name: str, value: int, high: int | None = None) -> int:
+    """Return ``value`` if it is an integer ``>= 1`` (and ``<= high``); otherwise raise ``ValueError``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1 or (high is not None and value > high):
+        raise ValueError(f"{name} must be an integer {'>= 1' if high is None else f'from 1 to {high}'}, got {value!r}")
+    return value
+
+
 @dataclass(frozen=True)
 class Threat:
     """Common part of :class:`LInf` and :class:`L2`.

@@ -19,7 +19,7 @@ from ddi.data import Dataset, crop_and_flip
 from ddi.descent import Rule, assign_gradient
 from ddi.evaluate import clean_accuracy, robust_accuracy
 from ddi.record import RunWriter, provenance
-from ddi.threat import number
+from ddi.threat import number, whole
 
 __all__ = ["Setting", "train"]
 
@@ -51,9 +51,7 @@ class Setting:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "validation", "evaluate_every"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+            whole(name, getattr(self, name))
         number("lr", self.lr, strict=True)
         number("momentum", self.momentum)
         number("weight_decay", self.weight_decay)

@@ -11,25 +11,27 @@ from ddi.danskin import (
     steepest_descent,
     two_sided,
 )
-from ddi.data import Dataset, cifar10, crop_and_flip, digits, mnist
+from ddi.data import Dataset, cifar10, crop_and_flip, digits, load_data, mnist
 from ddi.descent import RULES, Rule, Step, assign_gradient, descent_rule
 from ddi.evaluate import Accuracy, autoattack_accuracy, clean_accuracy, masking_signs, robust_accuracy
+from ddi.experiment import Run, read_experiment
 from ddi.models import MLP, Normalize, ResNet18, SmallNet
 from ddi.product import ProductPoint, chunk_gradients, per_sample_gradients, product_point, sample_losses
 from ddi.record import Record, RunWriter, provenance, read_record, read_records
 from ddi.simplices import project_simplex
 from ddi.solver import MinNormPoint, bundle, min_norm_point, min_norm_product
 from ddi.threat import L2, LInf, threat_model
-from ddi.trainer import Setting, train
+from ddi.trainer import Phase, Setting, train
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "FAST", "FGSM", "L2", "MLP", "PGA", "PGD", "RULES", "Accuracy", "Certificate", "Dataset", "LInf", "MinNormPoint",
-    "Normalize", "ProductPoint", "Record", "ResNet18", "Rule", "RunWriter", "Setting", "SmallNet", "SteepestDescent",
-    "Step", "assign_gradient", "autoattack_accuracy", "bundle", "certify", "chunk_gradients", "cifar10",
-    "clean_accuracy", "crop_and_flip", "cross_entropy", "descent_rule", "digits", "directional_derivative", "frozen",
-    "gram_matrix", "inverse_time", "margin_loss", "masking_signs", "min_norm_point", "min_norm_product", "mnist",
-    "one_sided", "per_sample_gradients", "product_point", "project_simplex", "provenance", "read_record",
-    "read_records", "robust_accuracy", "sample_losses", "steepest_descent", "threat_model", "train", "two_sided",
+    "FAST", "FGSM", "L2", "MLP", "PGA", "PGD", "RULES", "Accuracy", "Certificate", "Dataset", "LInf",
+    "MinNormPoint", "Normalize", "Phase", "ProductPoint", "Record", "ResNet18", "Rule", "Run", "RunWriter",
+    "Setting", "SmallNet", "SteepestDescent", "Step", "assign_gradient", "autoattack_accuracy", "bundle",
+    "certify", "chunk_gradients", "cifar10", "clean_accuracy", "crop_and_flip", "cross_entropy", "descent_rule",
+    "digits", "directional_derivative", "frozen", "gram_matrix", "inverse_time", "load_data", "margin_loss",
+    "masking_signs", "min_norm_point", "min_norm_product", "mnist", "one_sided", "per_sample_gradients",
+    "product_point", "project_simplex", "provenance", "read_experiment", "read_record", "read_records",
+    "robust_accuracy", "sample_losses", "steepest_descent", "threat_model", "train", "two_sided",
 ]  # fmt: skip

@@ -15,6 +15,7 @@ from ddi.threat import Box, Threat, number, threat_model, whole
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Model = Callable[[Tensor], Tensor]
+ALL = slice(None)
 
 __all__ = ["FAST", "FGSM", "PGA", "PGD", "Attack", "cross_entropy", "frozen", "inverse_time", "margin_loss"]
 
@@ -32,7 +33,13 @@ def margin_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def inverse_time(start: int = 8) -> Callable[[int], float]:
     """Step schedule ``1 / max(1, step - start + 1)``, steps counted from 1 (the paper's "PGD-70 - 1/t", section 5.3)."""
-    return lambda step: 1.0 / max(1, step - start + 1)
+    whole("start", start)
+
+    def schedule(step: int) -> float:
+        return 1.0 / max(1, step - start + 1)
+
+    schedule.__name__ = f"inverse_time({start})"
+    return schedule
 
 
 @contextmanager
@@ -136,26 +143,29 @@ class Attack:
         m: int,
         generator: torch.Generator | None = None,
         chunk: int | None = None,
+        part: slice = ALL,
     ) -> Tensor:
         """``m`` perturbations a sample from independent random starts, in one batched call of ``m * B`` samples.
 
         Args:
             m: number of restarts, ``>= 1``.
-            chunk: largest number of samples in one forward pass (all ``m * B`` by default). It bounds memory and
-                changes no random number.
+            chunk: largest number of samples in one forward pass. It bounds memory and changes no random number. By
+                default all ``m * B`` on a GPU, and on the CPU as many as stay near its cache (0.5 million pixels).
+            part: attack these samples of the batch only, but draw the random starts of all, so that several processes
+                that share a batch see the numbers that one would.
 
         Returns:
-            Tensor of shape ``(m, *x.shape)``.
+            Tensor of shape ``(m, *x[part].shape)``.
         """
         whole("m", m)
         if chunk is not None:
             whole("chunk", chunk)
         self.threat.check(x)
         check_labels(y, x.shape[0])
-        many = x.detach().repeat(m, *[1] * (x.ndim - 1))
-        start = self._start(many, generator)
-        labels = y.repeat(m, *[1] * (y.ndim - 1))
-        size = chunk or len(many)
+        start = self._start(x.detach().repeat(m, *[1] * (x.ndim - 1)), generator)
+        start, x, y = start.view(m, *x.shape)[:, part].flatten(0, 1), x.detach()[part], y[part]
+        many, labels = x.repeat(m, *[1] * (x.ndim - 1)), y.repeat(m, *[1] * (y.ndim - 1))
+        size = chunk or (len(many) if x.is_cuda else max(1, 2**19 // x[0].numel()))
         pieces = zip(many.split(size), labels.split(size), start.split(size), strict=True)
         return torch.cat([self._ascend(model, *piece) for piece in pieces]).view(m, *x.shape)
 

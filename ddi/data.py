@@ -15,7 +15,9 @@ from torch import Tensor
 
 from ddi.threat import whole
 
-__all__ = ["Dataset", "cifar10", "crop_and_flip", "digits", "mnist"]
+__all__ = ["Dataset", "cifar10", "crop_and_flip", "digits", "load_data", "mnist"]
+
+SETS = ("digits", "mnist", "cifar10")
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,20 @@ def cifar10(root: str | Path | None = None, download: bool = False) -> Dataset:
     from torchvision import datasets
 
     return _stored("cifar10", datasets.CIFAR10, root, download)
+
+
+def load_data(name: str, download: bool = False) -> Dataset:
+    """A data set by name: ``"digits"``, ``"mnist"``, ``"cifar10"``, or an ``.npz``, by path or by its name in ``DDI_DATA``.
+
+    Raises:
+        FileNotFoundError: if it is not there. ValueError: if an ``.npz`` does not hold what :func:`cifar10` says.
+    """
+    if name in SETS:
+        return digits() if name == "digits" else {"mnist": mnist, "cifar10": cifar10}[name](download=download)
+    path = Path(name) if name.endswith(".npz") else Path(os.environ.get("DDI_DATA", "data")) / f"{name}.npz"
+    if not path.exists():
+        raise FileNotFoundError(f"data must be one of {SETS} or an .npz file, by path or by its name in DDI_DATA; no {path}")
+    return _read_npz(path)
 
 
 def _stored(name: str, kind: Any, root: str | Path | None, download: bool) -> Dataset:

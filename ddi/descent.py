@@ -12,6 +12,9 @@ the mean loss of the batch at its ``j``-th perturbation, and ``M`` has the colum
 - ``comb``: the same for ``m`` random mixes of two attacks (appendix B.4.1).
 - ``product``: the point of least norm of the sum of the samples' hulls (see :mod:`ddi.product`).
 - ``bundle``: ``M a`` for the dual of the bundle step of length ``t``: the losses weigh in, and nothing is normalised.
+
+Under ``torchrun`` every process calls the rule with the same batch and an equal generator, does its share of the samples,
+and gets the update of the whole batch: the gradients are summed over the processes before the Gram matrix.
 """
 
 import math
@@ -24,6 +27,7 @@ from torch import Tensor, nn
 
 from ddi.attacks import Attack, Loss, Model, check_labels, cross_entropy
 from ddi.danskin import gram_matrix
+from ddi.parallel import gather, share, total, world
 from ddi.product import chunk_gradients, per_sample_gradients, product_point, sample_losses
 from ddi.solver import bundle, min_norm_point, min_norm_product
 from ddi.threat import number, whole
@@ -114,7 +118,9 @@ class Rule:
             generator: source of the random starts, and of the mixes of ``comb``.
         """
         check_labels(y, len(x))
-        deltas = self._perturb(model, x, y, attack, generator)
+        part = share(len(x))
+        deltas = self._perturb(model, x, y, attack, generator, part)
+        x, y = x[part], y[part]
         per_sample = self.name == "product" or (self.name == "bundle" and not self.joint)
         step = self._product(model, x, y, deltas) if per_sample else self._joint(model, x, y, deltas)
         if not self.normalized:
@@ -122,21 +128,33 @@ class Rule:
         norm = step.gradient.norm()
         return Step(step.gradient / norm if norm > 0 else step.gradient, step.loss, step.diagnostics)
 
+    def passes(self, steps: int) -> int:
+        """Forward-and-backward passes of the batch that one step takes, with attacks of ``steps`` steps each.
+
+        Attack and gradient passes count alike; what needs no backward pass (the losses that ``max`` compares, and
+        those of forward mode) is not counted.
+        """
+        attacks = {"single": 1, "comb": 2}.get(self.name, self.m)
+        gradients = {"single": 1, "max": 1}.get(self.name, self.m)
+        if self.name == "product" and self.method == "matrix-free":
+            gradients = 1 + self.max_iter
+        return attacks * steps + gradients
+
     def _perturb(
-        self, model: nn.Module, x: Tensor, y: Tensor, attack: AttackLike, generator: torch.Generator | None
+        self, model: nn.Module, x: Tensor, y: Tensor, attack: AttackLike, generator: torch.Generator | None, part: slice
     ) -> Tensor:
-        """The perturbations whose gradients are taken, ``(m, *x.shape)``; one for ``single`` and ``max``."""
+        """The perturbations whose gradients are taken, ``(m, *x[part].shape)``; one for ``single`` and ``max``."""
         count = {"single": 1, "comb": 2}.get(self.name, self.m)
         if isinstance(attack, Attack):
-            deltas = attack.restarts(model, x, y, count, generator)
+            deltas = attack.restarts(model, x, y, count, generator, part=part)
         else:
-            deltas = torch.stack([attack(model, x, y) for _ in range(count)])
+            deltas = torch.stack([attack(model, x[part], y[part]) for _ in range(count)])
         if self.name == "max":
-            strongest = sample_losses(model, x, y, deltas, self.loss).argmax(0)
-            return deltas[strongest, torch.arange(len(x), device=x.device)][None]
+            strongest = sample_losses(model, x[part], y[part], deltas, self.loss).argmax(0)
+            return deltas[strongest, torch.arange(deltas.shape[1], device=x.device)][None]
         if self.name == "comb":
-            bits = torch.rand(self.m, len(x), generator=generator, device=x.device) < 0.5
-            return torch.where(bits.view(self.m, len(x), *[1] * (x.ndim - 1)), deltas[0], deltas[1])
+            bits = (torch.rand(self.m, len(x), generator=generator, device=x.device) < 0.5)[:, part]
+            return torch.where(bits.view(*bits.shape, *[1] * (x.ndim - 1)), deltas[0], deltas[1])
         return deltas
 
     def _joint(self, model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor) -> Step:
@@ -148,7 +166,7 @@ class Rule:
         loss, m = float(values.mean()), len(columns)
         if m == 1:
             return Step(columns[0], loss, {"norm": float(columns[0].norm())})
-        gram = gram_matrix(columns)
+        gram = gram_matrix(columns).cpu()  # one small problem: the CPU is quicker
         even = torch.full((m,), 1 / m, dtype=gram.dtype, device=gram.device)
         gap = math.nan
         if self.name == "mean":
@@ -156,9 +174,9 @@ class Rule:
         elif self.name == "min":
             weights = torch.zeros_like(even).index_fill(0, gram.diagonal().argmin(), 1.0)
         else:
-            point = min_norm_point(gram) if self.name != "bundle" else bundle(gram, values.double(), self.t)
+            point = min_norm_point(gram) if self.name != "bundle" else bundle(gram, values.double().cpu(), self.t)
             weights, gap = point.weights, float(point.gap)
-        gradient = weights.to(columns.dtype) @ columns
+        gradient = weights.to(columns) @ columns
         if self.name != "mean" and gradient.norm() <= 1e-7 * columns.norm(dim=1).max():
             gradient = torch.zeros_like(gradient)  # 0 is in the hull: no direction descends on all columns
         return Step(gradient, loss, _diagnose(gram) | _weigh(weights, gap, gradient))
@@ -166,8 +184,8 @@ class Rule:
     def _product(self, model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor) -> Step:
         """Rules that give one weight to each sample (or chunk) and perturbation."""
         _move_statistics(model, x + deltas[0])
-        (m, k), decay = deltas.shape[:2], self.weight_decay
-        values = sample_losses(model, x, y, deltas, self.loss)
+        m, k, decay = len(deltas), len(x) * world(), self.weight_decay
+        values = gather(sample_losses(model, x, y, deltas, self.loss), 1)
         loss = float(values.mean())
         if self.name == "product" and not decay:
             options = {"chunks": self.chunks, "loss": self.loss, "max_iter": self.max_iter}
@@ -176,19 +194,18 @@ class Rule:
         if self.method == "chunks":
             rows, part = chunk_gradients(model, x, y, deltas, self.chunks or k, self.loss)
         else:
-            rows, part = per_sample_gradients(model, x, y, deltas, self.loss) / k, torch.arange(k)
-        rows, parts = rows.flatten(0, 1), int(part.max()) + 1
+            rows, part = gather(per_sample_gradients(model, x, y, deltas, self.loss), 1) / k, torch.arange(k)
+        parts, rows = rows.shape[1], rows.flatten(0, 1)
         if decay:
             rows = rows + decay / parts * _flat(model.parameters())
             loss += float(decay / 2 * _flat(model.parameters()).square().sum())
-        gram, groups = gram_matrix(rows), torch.arange(parts).repeat(m)
+        gram, groups = gram_matrix(rows).cpu(), torch.arange(parts).repeat(m)
         if self.name == "bundle":
-            chosen = torch.zeros(m, parts, dtype=values.dtype, device=values.device)
-            chosen.index_add_(1, part.to(values.device), values / k)
-            point = bundle(gram, chosen.flatten().double(), self.t, groups)
+            chosen = torch.zeros(m, parts, dtype=torch.float64).index_add_(1, part, values.double().cpu() / k)
+            point = bundle(gram, chosen.flatten(), self.t, groups)
         else:
             point = min_norm_product(gram, groups)
-        gradient = point.weights.to(rows.dtype) @ rows
+        gradient = point.weights.to(rows) @ rows
         return Step(gradient, loss, _weigh(point.weights.view(m, -1), float(point.gap), gradient, parts))
 
 
@@ -229,7 +246,7 @@ def _columns(model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, loss: Loss)
     values, kept = [], []
     with torch.enable_grad():
         for row, delta in zip(columns, deltas, strict=True):
-            value = loss(model(x + delta), y).mean()
+            value = loss(model(x + delta), y).sum() / (len(x) * world())
             row.copy_(_flat(torch.autograd.grad(value, parameters)))
             values.append(value.detach())
             if not kept:
@@ -237,7 +254,7 @@ def _columns(model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, loss: Loss)
     with torch.no_grad():
         for buffer, before in kept:
             buffer.copy_(before)
-    return columns, torch.stack(values)
+    return total(columns), total(torch.stack(values))
 
 
 def _move_statistics(model: nn.Module, images: Tensor) -> None:

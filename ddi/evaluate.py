@@ -32,7 +32,7 @@ class Accuracy:
         return f"{100 * self.value:.2f} % ± {100 * self.standard_error:.2f} (n = {self.n})"
 
 
-def clean_accuracy(model: Model, x: Tensor, y: Tensor, batch_size: int = 500) -> Accuracy:
+def clean_accuracy(model: Model, x: Tensor, y: Tensor, batch_size: int = 250) -> Accuracy:
     """Share of images classified as labelled, in eval mode; the model is left as found.
 
     Args:
@@ -48,7 +48,7 @@ def robust_accuracy(
     attack: Attack = PGD20,
     restarts: int = 1,
     generator: torch.Generator | None = None,
-    batch_size: int = 500,
+    batch_size: int = 250,
     progress: bool = False,
 ) -> Accuracy:
     """Share of images classified as labelled, clean and at every one of ``restarts`` perturbations.

@@ -70,7 +70,7 @@ class MLP(nn.Sequential):
 
 
 class SmallNet(nn.Sequential):
-    """Four 3x3 convolutions (16, 32, 64, 64 channels; the last three with stride 2), mean over the image, linear.
+    """Four 3x3 convolutions (16, 32, 64, 64 channels; the first three with stride 2), mean over the image, linear.
 
     About 60 000 parameters, for images of any size from 8x8.
 
@@ -82,7 +82,7 @@ class SmallNet(nn.Sequential):
     def __init__(self, in_channels: int = 3, classes: int = 10, activation: str = "celu", norm: str = "group") -> None:
         layers: list[nn.Module] = []
         width = in_channels
-        for channels, stride in ((16, 1), (32, 2), (64, 2), (64, 2)):
+        for channels, stride in ((16, 2), (32, 2), (64, 2), (64, 1)):
             conv = nn.Conv2d(width, channels, 3, stride, padding=1, bias=norm == "none")
             layers += [conv, norm_layer(norm, channels), activation_layer(activation)]
             width = channels

@@ -1,4 +1,7 @@
-"""The book's one plotting style, its colours by method, and direct labels."""
+"""The book's one plotting style, its colours by method, direct labels, and curves of recorded runs."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -6,7 +9,9 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-__all__ = ["METHODS", "label_line", "line", "show_images", "use_style"]
+from ddi.record import Record
+
+__all__ = ["METHODS", "by_arm", "curves", "label_ends", "label_line", "line", "save_curves", "show_images", "use_style"]
 
 # Okabe and Ito's colour-blind safe palette; each method keeps its colour, dash and marker in every figure of the book.
 METHODS: dict[str, dict[str, object]] = {
@@ -18,6 +23,8 @@ METHODS: dict[str, dict[str, object]] = {
     "product DDi": {"color": "#009E73", "linestyle": "-.", "marker": "D"},
     "bundle": {"color": "#CC79A7", "linestyle": ":", "marker": "P"},
 }
+# the arms of recorded runs that are one of these methods
+ARMS = {"pgd": "PGD", "pgd-normalised": "PGD normalised", "ddi": "DDi", "product": "product DDi"}
 
 
 def use_style() -> None:
@@ -67,6 +74,71 @@ def label_line(drawn: Line2D, text: str, dy: float = 0.0) -> Line2D:
         annotation_clip=False,
     )
     return drawn
+
+
+def label_ends(drawn: Sequence[Line2D], texts: Sequence[str], gap: float = 14.0) -> None:
+    """Label lines of one axes at their right ends, ``gap`` points apart at least; call it when the limits are final."""
+    ax = drawn[0].axes
+    points = 72 / ax.figure.dpi
+    ends = [ax.transData.transform((line.get_xdata()[-1], line.get_ydata()[-1]))[1] * points for line in drawn]
+    order = sorted(range(len(drawn)), key=lambda i: ends[i])
+    places = np.array([ends[i] for i in order])
+    for _ in range(200):  # push neighbours apart, half a way each
+        short = np.maximum(gap - np.diff(places), 0) / 2
+        if short.max(initial=0) < 0.1:
+            break
+        places[:-1] -= short
+        places[1:] += short
+    for place, i in zip(places, order, strict=True):
+        label_line(drawn[i], texts[i], dy=place - ends[i])
+
+
+def by_arm(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Records by arm, in the order in which they come; an arm is a record's name without its seed."""
+    arms: dict[str, list[Record]] = {}
+    for record in records:
+        arms.setdefault(record.name.rpartition("-seed")[0], []).append(record)
+    return arms
+
+
+def curves(
+    ax: Axes, records: Iterable[Record], y: str = "robust", x: str = "epoch", names: dict[str, str] | None = None
+) -> None:
+    """Draw ``y`` against ``x``: a line an arm, the mean of its seeds, with one standard deviation shaded (n > 1).
+
+    Args:
+        records: with the columns ``x`` and ``y``; seeds of an arm are cut to the shortest.
+        names: arms to draw, in this order, with their labels; by default all.
+    """
+    arms = by_arm(records)
+    names = names or {arm: ARMS.get(arm, arm) for arm in arms}
+    drawn = []
+    for i, (arm, name) in enumerate(names.items()):
+        length = min(len(record.metrics[y]) for record in arms[arm])
+        at = np.mean([record.metrics[x][:length] for record in arms[arm]], axis=0)
+        values = np.array([record.metrics[y][:length] for record in arms[arm]])
+        other = {"color": f"C{i % 6}", "linestyle": ("-", "--", ":")[i // 6 % 3], "marker": "osv^DP"[i % 6]}
+        style = METHODS.get(ARMS.get(arm, name), other) | {"markevery": max(1, length // 8)}
+        (line,) = ax.plot(at, values.mean(0), **style)
+        if len(values) > 1:
+            spread = values.std(0, ddof=1)
+            mean = values.mean(0)
+            ax.fill_between(at, mean - spread, mean + spread, color=line.get_color(), alpha=0.15, linewidth=0)
+        drawn.append(line)
+    ax.figure.draw_without_rendering()
+    label_ends(drawn, list(names.values()))
+
+
+def save_curves(records: Sequence[Record], path: str | Path) -> None:
+    """Save robust and clean validation accuracy along training, of all arms, as a picture."""
+    with plt.rc_context():
+        use_style()
+        figure, axes = plt.subplots(1, 2, figsize=(11, 4.2))
+        for ax, y, title in zip(axes, ("robust", "clean"), ("robust accuracy", "clean accuracy"), strict=True):
+            curves(ax, records, y)
+            ax.set(xlabel="epoch", ylabel=f"{title} (validation)")
+        figure.savefig(path)
+        plt.close(figure)
 
 
 def show_images(axes: object, images: object, titles: list[str] | None = None, limit: float | None = None) -> None:

@@ -4,6 +4,8 @@ The batch loss is ``g = 1/k sum_i L_i(theta, d_i)``, so its maximisers are a pro
 direction solves ``min || 1/k sum_i G_i a_i ||`` over one simplex a *sample*. Three ways to it: per-sample gradients and
 one Gram matrix (exact; memory ``m k d``), chunks that choose together (exact for the coarser product; memory
 ``m c d``), and matrix-free Frank-Wolfe by forward-mode derivatives (memory ``O(d)``, certified by its gap).
+
+Under ``torchrun`` each process gives its share of the batch, of equal size; what is returned is that of the whole batch.
 """
 
 import warnings
@@ -17,6 +19,7 @@ from torch.func import functional_call, grad, jvp, vmap
 
 from ddi.attacks import Loss, check_labels, cross_entropy, frozen
 from ddi.danskin import gram_matrix
+from ddi.parallel import gather, rank, total, world
 from ddi.simplices import check_floats
 from ddi.solver import min_norm_product
 from ddi.threat import whole
@@ -68,7 +71,7 @@ def product_point(
         ValueError: for shapes that do not agree, an unknown method, or an impossible number of chunks.
     """
     _check(x, y, deltas)
-    m, k = deltas.shape[:2]
+    m, k = deltas.shape[0], len(x) * world()
     if method not in ("gram", "chunks", "matrix-free"):
         raise ValueError(f'method must be "gram", "chunks" or "matrix-free", got {method!r}')
     if (method == "chunks") != (chunks is not None):
@@ -76,14 +79,12 @@ def product_point(
     if method == "matrix-free":
         return _frank_wolfe(model, x, y, deltas, loss, tol, max_iter)
     if method == "gram":
-        rows = per_sample_gradients(model, x, y, deltas, loss).flatten(0, 1) / k
-        part = torch.arange(k)
+        rows, part = gather(per_sample_gradients(model, x, y, deltas, loss), 1) / k, torch.arange(k)
     else:
         rows, part = chunk_gradients(model, x, y, deltas, chunks, loss)
-        rows = rows.flatten(0, 1)
-    groups = torch.arange(int(part.max()) + 1).repeat(m)
-    point = min_norm_product(gram_matrix(rows), groups)
-    weights = point.weights.to(rows.dtype)
+    groups, rows = torch.arange(rows.shape[1]).repeat(m), rows.flatten(0, 1)
+    point = min_norm_product(gram_matrix(rows).cpu(), groups)  # one small problem: the CPU is quicker
+    weights = point.weights.to(rows)
     return ProductPoint(weights @ rows, weights.view(m, -1)[:, part], float(point.gap), point.iterations)
 
 
@@ -117,33 +118,35 @@ def chunk_gradients(
         ``(m, chunks, d)``, and the chunk of each sample, ``(k,)``: consecutive samples, sizes differing by at most 1.
     """
     _check(x, y, deltas)
-    k = len(x)
+    k = len(x) * world()
     whole("chunks", chunks, k)
     part = torch.arange(k) * chunks // k
-    members = [(part == c).nonzero().squeeze(-1).to(x.device) for c in range(chunks)]
+    mine = part[rank() * len(x) :][: len(x)].to(x.device)
+    rows = x.new_zeros(len(deltas), chunks, sum(p.numel() for p in model.parameters()))
     with frozen(model):
-        rows = [_sum_gradient(model, (x + d)[i], y[i], loss) / k for d in deltas for i in members]
-    return torch.stack(rows).view(len(deltas), chunks, -1), part
+        for row, d in zip(rows, deltas, strict=True):
+            for c in mine.unique().tolist():
+                row[c] = _sum_gradient(model, (x + d)[mine == c], y[mine == c], loss) / k
+    return total(rows), part
 
 
 def _frank_wolfe(
     model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, loss: Loss, tol: float, max_iter: int
 ) -> ProductPoint:
     """One forward-mode pass along ``w`` gives every ``<w, grad L_ij>``; one backward pass gives the vertex they pick."""
-    m, k = deltas.shape[:2]
-    sample = torch.arange(k, device=x.device)
+    k, sample = len(x) * world(), torch.arange(len(x), device=x.device)
     pick = sample_losses(model, x, y, deltas, loss).argmax(0)
-    weights = torch.zeros(m, k, dtype=x.dtype, device=x.device)
+    weights = torch.zeros(deltas.shape[:2], dtype=x.dtype, device=x.device)
     weights[pick, sample] = 1
     with frozen(model):
-        w = _sum_gradient(model, x + deltas[pick, sample], y, loss) / k
+        w = total(_sum_gradient(model, x + deltas[pick, sample], y, loss)) / k
         for iteration in count():
-            slopes = _slopes(model, x, y, deltas, w, loss)
+            slopes = _slopes(model, x, y, deltas, w, loss) / k
             pick = slopes.argmin(0)
-            gap = float((weights * (slopes - slopes.amin(0))).sum())
+            gap = float(total((weights * (slopes - slopes.amin(0))).sum()))
             if gap <= tol * float(w @ w) or iteration == max_iter:
-                return ProductPoint(w, weights, gap, iteration)
-            away = w - _sum_gradient(model, x + deltas[pick, sample], y, loss) / k
+                return ProductPoint(w, gather(weights, 1), gap, iteration)
+            away = w - total(_sum_gradient(model, x + deltas[pick, sample], y, loss)) / k
             step = min(1.0, gap / max(float(away @ away), torch.finfo(w.dtype).tiny))
             w = w - step * away
             weights = (1 - step) * weights
@@ -151,7 +154,7 @@ def _frank_wolfe(
 
 
 def _slopes(model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, w: Tensor, loss: Loss) -> Tensor:
-    """``1/k <w, grad L_ij>`` of every sample and perturbation, ``(m, k)``: ``m`` forward-mode passes."""
+    """``<w, grad L_ij>`` of every sample and perturbation, ``(m, k)``: ``m`` forward-mode passes."""
     params = _parameters(model)
     parts = w.split([p.numel() for p in params.values()])
     tangent = {name: part.view_as(p) for (name, p), part in zip(params.items(), parts, strict=True)}
@@ -162,7 +165,7 @@ def _slopes(model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, w: Tensor, l
     with warnings.catch_warnings():  # torch's own decompositions for forward mode still use torch.jit.script
         warnings.filterwarnings("ignore", message=".*torch.jit", category=Warning)
         along = [jvp(partial(losses, d=d), (params,), (tangent,))[1] for d in deltas]
-    return torch.stack(along) / len(x)
+    return torch.stack(along)
 
 
 def _sum_gradient(model: nn.Module, images: Tensor, y: Tensor, loss: Loss) -> Tensor:

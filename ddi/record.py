@@ -39,6 +39,13 @@ class Record:
         """Whether the run reached its end."""
         return bool(self.provenance.get("complete"))
 
+    def row(self, which: str = "last") -> dict[str, float]:
+        """The metrics of the ``"last"`` evaluated epoch, or of the ``"best"``, by robust validation accuracy."""
+        if which not in ("last", "best") or not self.metrics:
+            raise ValueError(f'which must be "last" or "best", of a record with rows; got {which!r} for {self.name}')
+        i = -1 if which == "last" else int(self.metrics["robust"].argmax())
+        return {key: float(column[i]) for key, column in self.metrics.items()}
+
 
 def provenance(dataset: Dataset, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> dict[str, Any]:
     """What the numbers of a run depend on: device, driver, versions, commit, data set and its hash."""
@@ -77,6 +84,19 @@ def _write(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
+def _board(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError("TensorBoard is not installed: pip install tensorboard") from error
+    return SummaryWriter(folder)
+
+
+def write_json(path: str | Path, thing: Any) -> None:
+    """Write ``thing`` atomically."""
+    _write(Path(path), json.dumps(thing, indent=2) + "\n")
+
+
 class RunWriter:
     """Writes one run's folder; use as a context manager, so that leaving it without an error marks the run complete.
 
@@ -84,15 +104,20 @@ class RunWriter:
         folder: ``results/<experiment>/<arm>-seed<k>``; made if missing, refused if it holds a complete record.
         config: what was asked for; TOML-able.
         source: the result of :func:`provenance`.
+        tensorboard: write the rows to ``<folder>/tensorboard`` too.
 
     Raises:
         FileExistsError: if the folder already holds a complete record.
+        ImportError: if TensorBoard is asked for and not installed.
     """
 
-    def __init__(self, folder: str | Path, config: dict[str, Any], source: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: str | Path, config: dict[str, Any], source: dict[str, Any], tensorboard: bool = False
+    ) -> None:
         self.folder = Path(folder)
         if (self.folder / "provenance.json").exists() and read_record(self.folder).complete:
             raise FileExistsError(f"{self.folder} already holds a complete record; move it away to run again")
+        self.board = _board(self.folder / "tensorboard") if tensorboard else None
         self.folder.mkdir(parents=True, exist_ok=True)
         self.rows: list[dict[str, float]] = []
         self.source = dict(source)
@@ -110,6 +135,10 @@ class RunWriter:
         writer.writeheader()
         writer.writerows(self.rows)
         _write(self.folder / "metrics.csv", text.getvalue())
+        if self.board is not None:
+            for key, value in row.items():
+                self.board.add_scalar(key, value, int(row.get("epoch", len(self.rows))))
+            self.board.flush()
 
     @property
     def seconds(self) -> float:
@@ -124,13 +153,15 @@ class RunWriter:
 
     def _finish(self, complete: bool) -> None:
         source = self.source | {"wall_seconds": round(self.seconds, 3), "complete": complete}
-        _write(self.folder / "provenance.json", json.dumps(source, indent=2) + "\n")
+        write_json(self.folder / "provenance.json", source)
 
     def __enter__(self) -> "RunWriter":
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._finish(kind is None)
+        if self.board is not None:
+            self.board.close()
 
 
 def read_record(folder: str | Path) -> Record:

@@ -1,0 +1,58 @@
+"""Several processes for one batch: each takes its share of the samples, and sums are taken over all.
+
+Nothing here does anything until ``torch.distributed`` has been initialised (``torchrun``). Every process then calls a rule
+with the same batch and the same generator state, and gets the same update as one process would.
+"""
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+__all__ = ["gather", "rank", "share", "start", "total", "world"]
+
+
+def start() -> torch.device:
+    """Join the processes that ``torchrun`` started (NCCL with GPUs, gloo without); returns this process's device."""
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.cuda.set_device(rank() % torch.cuda.device_count())
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def world() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if world() > 1 else 0
+
+
+def share(count: int) -> slice:
+    """The samples of a batch of ``count`` that are this process's.
+
+    Raises:
+        ValueError: if ``count`` is not a multiple of the number of processes.
+    """
+    if count % world():
+        raise ValueError(f"the batch must be a multiple of the {world()} processes, got {count} samples")
+    size = count // world()
+    return slice(rank() * size, (rank() + 1) * size)
+
+
+def total(tensor: Tensor) -> Tensor:
+    """Sum over the processes, in place."""
+    if world() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def gather(tensor: Tensor, dim: int) -> Tensor:
+    """The processes' tensors, of one shape, one after the other along ``dim``."""
+    if world() == 1:
+        return tensor
+    parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts, dim)

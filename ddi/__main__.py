@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -198,7 +199,8 @@ def _list(options: argparse.Namespace) -> int:
         raise FileNotFoundError(f"{folder} holds neither experiments (*.toml) nor records")
     for path in files:
         runs = read_experiment(path)
-        print(f"{path}: {len(runs)} runs on {runs[0].data}: {', '.join(dict.fromkeys(run.arm for run in runs))}")
+        title = tomllib.loads(path.read_text(encoding="utf-8")).get("title", "")
+        print(f"{path}: {title}\n  {len(runs)} runs on {runs[0].data}: {', '.join(dict.fromkeys(run.arm for run in runs))}")
     for path in records:
         record = read_record(path.parent)
         state = "complete" if record.complete else "incomplete"

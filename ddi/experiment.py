@@ -159,6 +159,8 @@ def _override(text: str) -> tuple[list[str], Any]:
         raise ValueError(f"overrides are written key=value, for example setting.lr=0.3, got {text!r}")
     if key.split(".")[0] not in (*TABLES, "seeds", "data") or (("." in key) == (key in ("seeds", "data"))):
         raise ValueError(f"overrides begin with one of {TABLES[:-1]} and a dot, or are data or seeds, got {text!r}")
+    if key == "setting.seed":
+        raise ValueError(f"seeds are given as seeds=[{value}] (or --seeds N), got {text!r}")
     try:
         return key.split("."), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:

@@ -208,8 +208,8 @@ def train(
                     for pair in ((x_val, y_val), (x[: len(x_val)], y[: len(x_val)]))
                 )
                 row = {"epoch": epoch + 1, "step": (epoch + 1) * steps, "passes": at["passes"], "lr": setting.lr_at(epoch)}
-                row |= {"m": 1 if rule.name == "single" else rule.m, "clean": clean_accuracy(model, x_val, y_val).value, "robust": robust}
-                row |= {"robust_train": robust_train, "seconds": round(at["trained"], 3)}
+                row |= {"m": 1 if rule.name == "single" else rule.m, "clean": clean_accuracy(model, x_val, y_val).value}
+                row |= {"robust": robust, "robust_train": robust_train, "seconds": round(at["trained"], 3)}
                 record.log(**row, **{key: at["sums"].get(key, math.nan) / steps for key in MEANS})
                 at["rows"] = list(record.rows)
                 if robust > at["best"]:

@@ -32,6 +32,8 @@ ATTACKS = {kind: getattr(attacks, kind) for kind in ("PGD", "PGA", "FGSM", "FAST
 MODELS = {name: getattr(models, name) for name in ("ResNet18", "SmallNet", "MLP")}
 LOSSES = ("cross_entropy", "margin_loss")
 TABLES = ("model", "setting", "attack", "evaluation", "rule", "phases")
+NAMES = {str: "string", dict: "table", list: "array", (int, list): "integer or array"}
+KINDS = {"title": str, "figure": str, "experiment": str, "arm": str, "data": str, "seeds": (int, list), "phases": list}
 TOP = ("title", "figure", "experiment", "arm", "data", "seeds", "grid", "arms", *TABLES)
 
 
@@ -94,6 +96,10 @@ def read_experiment(path: str | Path, overrides: Iterable[str] = (), arms: Itera
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not TOML: {error}") from error
     _known(path.name, file, TOP)
+    for key, value in file.items():
+        kind = KINDS.get(key, dict)
+        if not isinstance(value, kind):
+            raise ValueError(f"{path.name}: {key} must be of the TOML type {NAMES[kind]}, got {value!r}")
     changes = [_override(text) for text in overrides]
     for flag, key in (("seeds", "seeds"), ("epochs", "setting.epochs")):
         if flags.get(flag) is not None:
@@ -142,7 +148,7 @@ def _variants(where: str, names: list[str], arms: dict[str, Any], grid: dict[str
 def _merge(where: str, base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = {key: dict(value) if isinstance(value, dict) else value for key, value in base.items()}
     for key, value in over.items():
-        if key == "phases":
+        if key == "phases" and isinstance(value, list):
             merged[key] = value
             continue
         if not isinstance(value, dict):

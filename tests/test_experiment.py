@@ -13,6 +13,7 @@ import torch
 
 from ddi import FAST, MLP, PGD, Phase, Setting, descent_rule, digits, read_experiment, read_record, robust_accuracy, train
 from ddi.__main__ import main
+from ddi.trainer import plain
 
 FILES = sorted((Path(__file__).parents[1] / "experiments").glob("*.toml"))
 TINY = """
@@ -120,7 +121,8 @@ def test_mistakes_are_refused_before_any_work(tiny, tmp_path, capsys, change, me
     [
         ("[arms.a]\nrule = 3", "rule must be a table"),
         ("[arms.a.settings]\nlr = 3", "did you mean setting"),
-        ("[arm.a]", "arm"),
+        ("[arm.a]", "arm must be of the TOML type string"),
+        ("rule = 3", "rule must be of the TOML type table"),
         ("phases = [{ rule = { name = 'mean' } }]", "start"),
         ("phases = [{ start = 1.5 }]", "start"),
         ("[grid]\nlr = [1]", "<table>.<key>"),
@@ -149,10 +151,9 @@ def test_from_the_command_line_to_records_a_plot_and_test_accuracy(tiny, tmp_pat
         assert record.complete and record.config["setting"]["lr"] == 0.2
         (again,) = read_experiment(out / "tiny" / f"{arm}-seed0" / "config.toml")  # a record repeats its run
         (asked,) = read_experiment(tiny, ["setting.lr=0.2"], [arm])
-        for side in (again, asked):
-            assert side.phases == () or side.phases[0].attack.schedule.__name__ == "inverse_time(3)"
-        strip = [replace(r, phases=tuple(replace(p, attack=FAST()) for p in r.phases)) for r in (again, asked)]
-        assert strip[0].__class__ is strip[1].__class__ and repr(strip[0]) == repr(strip[1])
+        assert replace(again, phases=()) == replace(asked, phases=())
+        assert [plain(phase.attack) for phase in again.phases] == [plain(phase.attack) for phase in asked.phases]
+        assert [phase.rule for phase in again.phases] == [phase.rule for phase in asked.phases]
     assert (out / "tiny" / "curves.png").stat().st_size > 10_000
     assert main(["run", str(tiny), "--arms", "pgd", "--quiet", "--out", str(out), "setting.lr=0.2"]) == 0
     assert "complete, kept" in capsys.readouterr().out
@@ -210,6 +211,7 @@ def test_m_falls_linearly_and_passes_are_counted(tmp_path):
     assert record["passes"].tolist() == np.cumsum([3 * 3 * m for m in (7, 5, 3, 1)]).tolist()
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook")
 @pytest.mark.parametrize(
     "rule, steps, expected",
     [
@@ -309,7 +311,7 @@ def gradients(rules):
 
 def curve(folder):
     torch.manual_seed(0)
-    model = MLP(hidden=(8,), norm="batch" if False else "none").double()
+    model = MLP(hidden=(8,)).double()
     setting = Setting(epochs=2, batch_size=100, augment=True, validation=300, lr=0.1)
     data = digits().to(dtype=torch.float64)
     return train(model, data, descent_rule("ddi", m=2), PGD(0.1, 0.05, 2), setting, folder)

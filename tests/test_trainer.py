@@ -1,10 +1,8 @@
 """The trainer: what it computes, and that an interrupted run is the run that was never interrupted."""
 
-import signal
 import subprocess
 import sys
 import textwrap
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -139,39 +137,52 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
     assert state["at"]["step"] >= 1
 
 
-def test_kill_9_at_any_moment(tmp_path):
-    """The process is killed as it runs, checkpoints after every step, and is started again until it is through."""
+def test_kill_9_at_twenty_random_moments(tmp_path):
+    """A process that checkpoints every step is killed twenty times; the run that comes of it is the whole one."""
     program = textwrap.dedent(
         """
-        import sys, torch
+        import os, random, signal, sys, time, torch
         from ddi import MLP, PGD, Setting, descent_rule, digits, train
         torch.set_num_threads(1)
-        torch.manual_seed(0)
-        setting = Setting(epochs=2, batch_size=100, augment=False, validation=300, lr=0.05)
-        attack = PGD(0.1, 0.05, 2)
-        train(MLP(hidden=(8,)), digits(), descent_rule("single"), attack, setting, sys.argv[1], checkpoint_every=1)
+        data = digits()
+        torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1).step()  # what is imported late is imported once
+
+        def run(folder, **options):
+            torch.manual_seed(0)
+            setting = Setting(epochs=8, batch_size=100, augment=True, validation=300, lr=0.05, momentum=0.9)
+            rule, attack = descent_rule("ddi", m=2), PGD(0.1, 0.05, 2)
+            train(MLP(hidden=(8,), norm="batch"), data, rule, attack, setting, folder, **options)
+
+        def reached(folder):
+            try:
+                return os.stat(folder + "/checkpoint.pt").st_mtime_ns
+            except FileNotFoundError:  # none yet, or just between two renamings
+                return None
+
+        folder, draw, killed = sys.argv[1], random.Random(0), 0
+        for _ in range(20):
+            before, child = reached(folder), os.fork()
+            if not child:
+                run(folder, checkpoint_every=1)
+                os._exit(0)
+            while reached(folder) in (None, before) and not os.waitpid(child, os.WNOHANG)[0]:
+                time.sleep(0.0005)
+            time.sleep(draw.uniform(0, 0.03))
+            os.kill(child, signal.SIGKILL)
+            killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        run(folder)
+        run(sys.argv[2])
+        print(killed)
         """
     )
-    (tmp_path / "program.py").write_text(program)
-    command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "run")]
-
-    def written():
-        try:
-            return (tmp_path / "run" / "checkpoint.pt").stat().st_mtime_ns
-        except FileNotFoundError:  # none yet, or just between two renamings
-            return None
-
-    for moment in (0.0, 0.004, 0.009):
-        before, process = written(), subprocess.Popen(command)
-        while process.poll() is None and written() in (None, before):
-            time.sleep(0.001)
-        time.sleep(moment)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run(command, check=True)
-    run(tmp_path / "whole")
-    states = [torch.load(tmp_path / n / "checkpoint.pt", weights_only=True)["state"]["model"] for n in ("run", "whole")]
+    folders = [str(tmp_path / name) for name in ("run", "whole")]
+    done = subprocess.run([sys.executable, "-c", program, *folders], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split()[-1] == "20"
+    states = [torch.load(f"{folder}/checkpoint.pt", weights_only=True)["state"]["model"] for folder in folders]
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    one, two = (read_record(folder).metrics for folder in folders)
+    assert all(np.array_equal(one[key], two[key], equal_nan=True) for key in one.keys() - {"seconds"})
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ def provenance(dataset: Dataset, device: torch.device | str = "cpu", dtype: torc
     return {
         "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
         "cuda": torch.version.cuda if cuda else None,
+        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else None,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -65,14 +66,24 @@ def provenance(dataset: Dataset, device: torch.device | str = "cpu", dtype: torc
 
 
 def _commit() -> str | None:
-    """Commit of the repository that holds this package, ``-dirty`` if tracked files outside ``results/`` differ."""
+    """Commit of the repository that holds this package, ``-dirty`` if tracked files outside ``results/`` differ.
+
+    Where there is no repository (a copy on another machine), ``DDI_COMMIT`` may say which commit was copied.
+    """
     git = ["git", "-C", str(Path(__file__).parent)]
+    head = _output(*git, "rev-parse", "HEAD")
+    if head is None:
+        return os.environ.get("DDI_COMMIT")
+    changed = _output(*git, "diff", "--name-only", "HEAD", "--", ":/", ":(top,exclude)results")
+    return f"{head}-dirty" if changed else head
+
+
+def _output(*command: str) -> str | None:
+    """First line that a program prints, or ``None`` if it is not there or fails."""
     try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        clean = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ":/", ":(top,exclude)results"]).returncode == 0
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.partition("\n")[0].strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return head if clean else f"{head}-dirty"
 
 
 def _write(path: Path, text: str) -> None:

@@ -142,6 +142,8 @@ def train(
     x, y, device = part.x_train, part.y_train, part.x_train.device
     batches, attacks = (torch.Generator(device).manual_seed(s) for s in (setting.seed, setting.seed + 10**6))
     optimiser = torch.optim.SGD(model.parameters(), setting.lr, setting.momentum, weight_decay=setting.weight_decay)
+    if setting.weight_decay and any(phase.rule.weight_decay for phase in plan):
+        raise ValueError("weight_decay must be that of the setting (after the direction) or of the rule (inside), not both")
     share(setting.batch_size)
     steps = min(len(x) // setting.batch_size, setting.epoch_steps or len(x))
     if steps < 1:

@@ -14,12 +14,14 @@ from torch import nn
 from ddi import (
     MLP,
     Normalize,
+    Record,
     ResNet18,
     RunWriter,
     SmallNet,
     cifar10,
     crop_and_flip,
     digits,
+    load_data,
     mnist,
     plots,
     provenance,
@@ -163,6 +165,34 @@ def test_impossible_npz_files_are_refused(tmp_path, changes, message):
         cifar10(tmp_path)
 
 
+def test_data_sets_by_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("DDI_DATA", str(tmp_path))
+    x, y = np.zeros((4, 2, 2), dtype=np.uint8), np.arange(4)
+    np.savez(tmp_path / "mine.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    for name in ("mine", str(tmp_path / "mine.npz")):
+        assert load_data(name).name == "mine" and load_data(name).classes == 4
+    assert load_data("digits").name == "digits"
+    with pytest.raises(FileNotFoundError, match="no .*others.npz"):
+        load_data("others")
+
+
+def test_curves_are_means_with_a_standard_deviation(tmp_path):
+    def record(name, values):
+        return Record(name, {}, {"epoch": np.arange(3.0), "robust": np.array(values), "clean": np.array(values)}, {})
+
+    records = [record("pgd-seed0", [0, 0.2, 0.4]), record("pgd-seed1", [0, 0.4, 0.8]), record("ddi-seed0", [0.1, 0.1, 0.61])]
+    assert {arm: len(runs) for arm, runs in plots.by_arm(records).items()} == {"pgd": 2, "ddi": 1}
+    fig, ax = plt.subplots()
+    plots.curves(ax, records)
+    assert ax.lines[0].get_ydata() == pytest.approx([0, 0.3, 0.6]) and ax.lines[0].get_color() == "#D55E00"
+    top = max(ax.collections[0].get_paths()[0].vertices[:, 1])
+    assert top == pytest.approx(0.6 + np.std([0.4, 0.8], ddof=1))
+    fig.canvas.draw()
+    heights = sorted(text.get_window_extent().y0 for text in ax.texts)
+    assert [t.get_text() for t in ax.texts] == ["PGD", "DDi"] and np.diff(heights) > 10  # labels do not touch
+    plt.close(fig)
+
+
 def test_pickles_are_never_loaded(tmp_path):
     write_npz(tmp_path / "cifar10.npz", y_test=np.array([{}, {}], dtype=object))
     with pytest.raises(ValueError, match="allow_pickle"):
@@ -243,6 +273,13 @@ def test_provenance_names_the_commit_and_says_when_the_code_differs(tmp_path, mo
     assert provenance(digits())["commit"] == clean
     (package / "record.py").write_text("two")
     assert provenance(digits())["commit"] == f"{clean}-dirty"
+
+
+def test_a_copy_without_a_repository_says_which_commit_it_was_given(tmp_path, monkeypatch):
+    monkeypatch.setattr("ddi.record.__file__", str(tmp_path / "record.py"))
+    assert provenance(digits())["commit"] is None
+    monkeypatch.setenv("DDI_COMMIT", "abc")
+    assert provenance(digits())["commit"] == "abc"
 
 
 def test_a_run_that_dies_leaves_an_incomplete_record(tmp_path):

@@ -201,6 +201,14 @@ def test_impossible_settings_are_refused(options, name):
         Setting(**options)
 
 
+def test_weight_decay_acts_in_one_place(tmp_path):
+    rule = descent_rule("ddi", m=2, weight_decay=0.1)
+    with pytest.raises(ValueError, match="weight_decay"):
+        train(fresh(), digits(), rule, ATTACK, SHORT, tmp_path / "run")
+    train(fresh(), digits(), rule, ATTACK, replace(SHORT, weight_decay=0.0), tmp_path / "run")
+    assert read_record(tmp_path / "run").config["rule"]["weight_decay"] == 0.1
+
+
 def test_a_batch_larger_than_the_data_is_refused(tmp_path):
     with pytest.raises(ValueError, match="batch_size"):
         run(tmp_path / "run", setting=replace(SHORT, batch_size=5000))

@@ -24,7 +24,7 @@ METHODS: dict[str, dict[str, object]] = {
     "bundle": {"color": "#CC79A7", "linestyle": ":", "marker": "P"},
 }
 # the arms of recorded runs that are one of these methods
-ARMS = {"pgd": "PGD", "pgd-normalised": "PGD normalised", "ddi": "DDi", "product": "product DDi"}
+ARMS = {"pgd": "PGD", "pgd-normalised": "PGD normalised", "ddi": "DDi", "product": "product DDi", "mean-normalised": "mean"}
 
 
 def use_style() -> None:

@@ -195,7 +195,7 @@ def test_every_target_exists():
     targets: list[str] = []
     for text in pages().values():
         targets += re.findall(r"^\(([\w-]+)\)=", text, re.MULTILINE)
-        targets += re.findall(r"^:(?:label|name): (\S+)", text, re.MULTILINE)
+        targets += re.findall(r"^\s*:(?:label|name): (\S+)", text, re.MULTILINE)
         targets += re.findall(r"\$\$ *\(([\w:-]+)\)", text)
     targets += [
         cell.metadata["mystnb"]["figure"]["name"]

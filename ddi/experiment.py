@@ -2,9 +2,10 @@
 
 A file has the tables ``model``, ``setting``, ``attack``, ``evaluation`` and ``rule``, with the fields of
 :class:`ddi.trainer.Setting`, of the attack and of :class:`ddi.descent.Rule` as keys, and ``arms.<name>`` tables that
-change them. A table that names another ``kind`` or ``name`` than the base replaces the base's table, any other is laid
-over it. ``phases`` is a list of later rules and attacks, each with its ``start``; ``grid`` gives lists of values that
-multiply the arms. Lengths may be written as fractions: ``eps = "8/255"``. A record's ``config.toml`` is such a file.
+change them. A table that names another ``kind`` or ``name`` than the base replaces the base's table (of an attack, all
+but ``eps``, ``norm`` and ``box``); any other is laid over it. ``phases`` is a list of later rules and attacks, each with
+its ``start``; ``grid`` gives lists of values that multiply the arms. Lengths may be written as fractions,
+``eps = "8/255"``. A record's ``config.toml`` is such a file.
 """
 
 import difflib
@@ -31,6 +32,7 @@ __all__ = ["Run", "read_experiment"]
 ATTACKS = {kind: getattr(attacks, kind) for kind in ("PGD", "PGA", "FGSM", "FAST")}
 MODELS = {name: getattr(models, name) for name in ("ResNet18", "SmallNet", "MLP")}
 LOSSES = ("cross_entropy", "margin_loss")
+SET = ("eps", "norm", "box")  # what the perturbations are chosen from: it stays when an arm names another attack
 TABLES = ("model", "setting", "attack", "evaluation", "rule", "phases")
 NAMES = {str: "string", dict: "table", list: "array", (int, list): "integer or array"}
 KINDS = {"title": str, "figure": str, "experiment": str, "arm": str, "data": str, "seeds": (int, list), "phases": list}
@@ -155,7 +157,9 @@ def _merge(where: str, base: dict[str, Any], over: dict[str, Any]) -> dict[str, 
             raise ValueError(f"{where}: {key} must be a table, got {value!r}")
         old = merged.get(key, {})
         other = any(name in value and value[name] != old.get(name) for name in ("kind", "name"))
-        merged[key] = value if other else old | value
+        merged[key] = {k: v for k, v in old.items() if k in SET} | value if other else old | value
+        if key == "attack" and other and "alpha" in old and old.get("kind", "PGD") == "PGD":  # arms are evaluated alike
+            merged["evaluation"] = {"alpha": old["alpha"]} | merged.get("evaluation", {})
     return merged
 
 
@@ -185,7 +189,8 @@ def _build(where: str, experiment: str, arm: str, data: str, tables: dict[str, A
         _known("model.name", [model["name"]], MODELS)
         known = set(inspect.signature(MODELS[model["name"]]).parameters) - {"in_channels", "in_features", "classes"}
         _known("model", model, {"name", *known})
-        MODELS[model["name"]](**{k: tuple(v) if isinstance(v, list) else v for k, v in model.items() if k != "name"})
+        with torch.device("meta"):  # checks the options without making the weights
+            MODELS[model["name"]](**{k: tuple(v) if isinstance(v, list) else v for k, v in model.items() if k != "name"})
         setting = _make("setting", Setting, tables.get("setting", {}))
         attack = _attack("attack", {"kind": "PGD"} | tables.get("attack", {}))
         same = {"kind": "PGD", "eps": attack.eps, "norm": attack.norm, "box": attack.box}
@@ -195,7 +200,8 @@ def _build(where: str, experiment: str, arm: str, data: str, tables: dict[str, A
         phases = []
         for i, phase in enumerate(tables.get("phases", [])):
             _known(f"phases[{i}]", phase, ("start", "attack", "rule"))
-            later_attack = _attack("attack", phase["attack"]) if "attack" in phase else attack
+            same_set = {key: value for key, value in tables.get("attack", {}).items() if key in SET}
+            later_attack = _attack("attack", same_set | phase["attack"]) if "attack" in phase else attack
             later_rule = _rule("rule", phase["rule"], setting) if "rule" in phase else rule
             phases.append(Phase(phase.get("start"), later_rule, later_attack))
     except (ValueError, TypeError) as error:

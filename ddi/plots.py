@@ -27,6 +27,9 @@ METHODS: dict[str, dict[str, object]] = {
 ARMS = {"pgd": "PGD", "pgd-normalised": "PGD normalised", "ddi": "DDi", "product": "product DDi", "mean-normalised": "mean"}
 
 
+OTHERS = ("#56B4E9", "#8C510A", "#5E3C99", "#B2182B", "#4D4D4D", "#01665E")  # colours of arms that are none of them
+
+
 def use_style() -> None:
     """Set matplotlib to the book's style: opaque white, light grid, no frame, readable at phone width."""
     plt.rcParams.update(
@@ -117,7 +120,7 @@ def curves(
         length = min(len(record.metrics[y]) for record in arms[arm])
         at = np.mean([record.metrics[x][:length] for record in arms[arm]], axis=0)
         values = np.array([record.metrics[y][:length] for record in arms[arm]])
-        other = {"color": f"C{i % 6}", "linestyle": ("-", "--", ":")[i // 6 % 3], "marker": "osv^DP"[i % 6]}
+        other = {"color": OTHERS[i % 6], "linestyle": ("-", "--", ":")[i // 6 % 3], "marker": "osv^DP"[i % 6]}
         style = METHODS.get(ARMS.get(arm, name), other) | {"markevery": max(1, length // 8)}
         (line,) = ax.plot(at, values.mean(0), **style)
         if len(values) > 1:

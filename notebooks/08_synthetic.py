@@ -52,7 +52,6 @@ from matplotlib.patheffects import withStroke
 import ddi
 from ddi import plots
 
-# %%
 plots.use_style()
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
@@ -422,9 +421,9 @@ def ratio(paths):
     return excess(paths["DDi"]) / excess(paths["PGD normalised"])
 
 
-print("excess of DDi / of normalised PGD, from (1, 0) -> random starts")
-print(f"text: {ratio(kink_text):.2f} -> {ratio(text):.2f}")
-print(f"code: {ratio(kink_code):.2f} -> {ratio(code):.2f}")
+print("excess of DDi / of normalised PGD, from (1, 0) → random starts")
+print(f"text: {ratio(kink_text):.2f} → {ratio(text):.2f}")
+print(f"code: {ratio(kink_code):.2f} → {ratio(code):.2f}")
 
 # %% [markdown]
 # The advantage shrinks. To see where the rest comes from, give both methods *exact* maximisers.
@@ -435,14 +434,7 @@ print(f"code: {ratio(kink_code):.2f} -> {ratio(code):.2f}")
 # As long as no iterate has $\theta_2 = 0$, the paths of DDi and of normalised PGD with exact maximisers are the same path.
 # ::::
 #
-# :::::{dropdown} Proof of {prf:ref}`thm-08-same`
-#
-# ::::{prf:proof}
-# Off the kink the maximiser is unique ({prf:ref}`thm-08-phi`). All ten restarts find it, all ten gradients are one vector, and the point of least norm of one point is that point.
-# ::::
-# :::::
-#
-# So whatever DDi gains here from a random start, it gains *because* its restarts miss the maximum.
+# For off the kink the maximiser is unique ({prf:ref}`thm-08-phi`): all ten restarts find it, and the hull of their gradients is one point. So whatever DDi gains here from a random start, it gains *because* its restarts miss the maximum.
 #
 # (check-08-5)=
 # **Check 08.5** *(from random starts: with an exact attack DDi and normalised PGD are bit for bit the same; with the real attack DDi's advantage shrinks at least threefold; no iterate is on the kink).* 200 starts, 50 steps. The quotient of DDi's excess and normalised PGD's is below $0.15$ from $(1, 0)$, above $0.4$ from random starts, and at least three times as large there, in both settings. In the code's variant DDi's excess is within a quarter of that of normalised PGD *with an exact attack*. In its last 25 steps normalised PGD with an exact attack is never farther from the kink than its last step was long.
@@ -471,7 +463,7 @@ assert 0.75 < excess(code["DDi"]) / excess(exact_code) < 1.25
 # %% [markdown]
 # ## What normalisation does
 #
-# The source says that following a single gradient is unstable although the step decays as $0.5/\sqrt k$.
+# The source (section 5.2 with appendix B.3) says that following a single gradient is unstable although the step decays as $0.5/\sqrt k$.
 #
 # :::{admonition} Our comment
 # :class: comment
@@ -508,7 +500,7 @@ E_least = excess(run(least, starts, TEXT))  # DDi, not normalised
 assert E_least > 0.9 * E_raw
 
 # %% [markdown]
-# So in the text's setting most of DDi's gain over PGD, from a random start, is a shorter step. That is a warning for the large experiments, where the paper, as far as its text says, compares a normalised DDi with a raw PGD at one learning rate. ({ref}`Chapter 12 <chapter-12>` has the control.) From $(1, 0)$ it is different: there even an unnormalised DDi keeps to the kink, as often as a normalised one.
+# So in the text's setting, from a random start, most of DDi's gain over PGD is a shorter step. That is a warning for the large experiments, where the paper, as far as its text says, compares a normalised DDi with a raw PGD at one learning rate; {ref}`chapter 12 <chapter-12>` has the control. From $(1, 0)$ it is different: there even an unnormalised DDi keeps to the kink, as often as a normalised one.
 #
 # ## Finite steps: exact maximisers, shorter steps
 #
@@ -676,7 +668,7 @@ for time in torch.linspace(0.01, 1.99, 40):
 # In plain words: here no gradient ever lies. Yet a valley whose floor is narrower than the step cannot be told from a crease. The curvature counts, compared with the step, and not whether a null set exists.
 #
 # (check-08-9)=
-# **Check 08.9** *(without a kink, the same cycle).* Random starts, $h = 0.1$, 400 raw steps with the exact maximiser. For $\mu = 0.01$, $0.05$ and $0.1$, as for the kink, every path ends at $|\theta_2| = 1/9$; for $\mu = 0.12$ and $0.2$ at $0$; all to $10^{-9}$. The threshold $\mu/(1 + \mu) = 0.1$ is $\mu = 1/9$. Normalised PGD, in the code's 50 steps, ends with the excess that it has with the kink, to 5 %, not only for $\mu = 0.02$ but even for $\mu = 0.3$: a normalised step never grows shorter, so no valley is wide enough for it. (We measure the excess in $\phi$, not in $\phi_\mu$.)
+# **Check 08.9** *(without a kink, the same cycle).* Random starts, $h = 0.1$, 400 raw steps with the exact maximiser. For $\mu = 0.01$, $0.05$ and $0.1$, as for the kink, every path ends at $|\theta_2| = 1/9$; for $\mu = 0.12$ and $0.2$ at $0$; all to $10^{-9}$. The threshold $\mu/(1 + \mu) = 0.1$ is $\mu = 1/9$. Normalised PGD, in the code's 50 steps, ends with the excess that it has with the kink, to 5 %, for $\mu = 0.02$ and even for $\mu = 0.3$: a normalised step never grows shorter. (The excess is that of $\phi$, not of $\phi_\mu$.)
 
 # %%
 def smooth_exact(θ, μ):
@@ -924,7 +916,7 @@ for path in code["DDi"][:, :16].transpose(0, 1):
     ax.plot(*path.T, color=blue, linewidth=1.3, alpha=0.8)
     ax.plot(*path[0], "o", markersize=5, markerfacecolor="white", markeredgecolor=blue)
     ax.plot(*path[-1], "o", color="black", markersize=3.5, zorder=4)
-ax.plot(0, 0, "*", color="#D55E00", markersize=12, zorder=3)
+ax.plot(0, 0, "*", color="#F0E442", markeredgecolor="black", markersize=16, zorder=3)
 ax.text(1.56, 0.2, "strip", ha="right", va="center", color="#00734f")
 ax.set(xlabel="$θ_1$", ylabel="$θ_2$", aspect="equal", xlim=(-1.6, 1.6), ylim=(-1.6, 1.6), xticks=[-1, 0, 1], yticks=[-1, 0, 1])
 ax.grid(False)

@@ -84,7 +84,7 @@ FAULTS = [
     ("passes forgotten", "trainer", 'at["passes"] += rule', 'at["passes"] = rule', "experiment"),
     ("best epoch is the last", "trainer", 'if robust > at["best"]', "if True", "experiment"),
     ("best row is the worst", "record", '["robust"].argmax()', '["robust"].argmin()', "experiment"),
-    ("arm of another kind laid over the base", "experiment", "value if other else old | value", "old | value", "experiment"),
+    ("arm of another kind laid over the base", "experiment", "| value if other else old | value", "| value if False else old | value", "experiment"),
     ("file stronger than overrides", "experiment", "[*point, *changes]", "[*changes, *point][:0]", "experiment"),
     ("fractions cut", "experiment", "float(Fraction(values[key]))", "float(Fraction(values[key]).numerator)", "experiment"),
     ("unknown keys pass", "experiment", "if key not in known:", "if False:", "experiment"),

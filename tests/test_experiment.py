@@ -35,7 +35,7 @@ steps = 2
 [arms.ddi]
 rule = { name = "ddi", m = 2 }
 [arms.later]
-attack = { kind = "FAST", eps = 0.1 }
+attack = { kind = "FAST" }
 phases = [{ start = 0.5, attack = { kind = "PGD", schedule = "inverse_time(3)" }, rule = { name = "bundle", m = 3 } }]
 """
 
@@ -67,9 +67,10 @@ def test_the_defaults_are_the_papers_setting():
 def test_tables_are_laid_over_the_base_and_replaced_by_another_kind(tiny):
     pgd, ddi, later = read_experiment(tiny)
     assert pgd.attack == ddi.attack == PGD(0.1, 0.05, 2) and pgd.rule.name == "single" and ddi.rule.m == 2
-    assert later.attack == FAST(0.1)  # alpha is that of FAST, not the base's
+    assert later.attack == FAST(0.1)  # the base's eps, and the alpha of FAST
     (phase,) = later.phases
-    assert phase.start == 0.5 and phase.rule == descent_rule("bundle", m=3, t=0.1)
+    assert phase.start == 0.5 and phase.rule == descent_rule("bundle", m=3, t=0.1) and phase.attack.eps == 0.1
+    assert later.evaluation == pgd.evaluation
     assert [phase.attack.schedule(step) for step in (1, 3, 4, 12)] == [1, 1, 1 / 2, 1 / 10]
     assert pgd.evaluation == PGD(0.1, 0.05, 20)
 

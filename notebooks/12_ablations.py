@@ -195,7 +195,7 @@ assert 50 < np.mean(high[-2:]) / np.mean(low[-2:]) < 200
 # The live setting: an MLP 64-64-64-10 with CELU, $\epsilon = 0.1$, PGD-7 with $\alpha = \epsilon/4$, batches of 50, 40 steps of SGD without weight decay, two seeds. Arms are paired: with one seed they have the same first weights, batches and random starts of the first restart. The *robust loss* is the cross-entropy on 400 held-out digits
 # under PGD-20. We chose $\epsilon$, the network and the number of steps after a look at other settings, mainly so that forty steps are enough to learn something.
 
-# %%
+# %% tags=["hide-input"]
 @dataclass
 class Fit:
     """A trained network, its robust loss, and what its steps reported."""
@@ -356,7 +356,7 @@ for seed in SEEDS:
 # (check-12-6)=
 # **Check 12.6** *(ResNet-18 overshoots at learning rate 0.1.)* First batch, 64 digits, FAST, PyTorch's first weights, CELU. With GroupNorm the gradient is longer than 10: the raw step is longer than 1, and leaves the robust loss of its own batch more than twice as high as it was, and more than twice as high as the normalised step does, which moves it by less than 1 nat. Without normalisation layers the gradient is shorter than 1.
 
-# %%
+# %% tags=["hide-input"]
 images, labels = X[:64].float(), Y[:64]
 fast = ddi.FAST(ε, 1.25 * ε)
 
@@ -445,7 +445,7 @@ plt.show()
 # **Check 12.8** *(three facts about BatchNorm, on the network of the BatchNorm arm, before and after its 40 steps.)* (i) In one joint pass, replacing the *second* perturbation by 0 changes the gradient of the first by more than 5 %; passed separately, by nothing at all. (ii) A call of the rule moves the running statistics exactly once.
 # (iii) In terms of the training-mode loss, the attack in evaluation mode reaches less than 85 % of the gain of the same attack in training mode on the untrained network, whose running statistics have seen nothing, and less than 95 % after the 40 steps.
 
-# %%
+# %% tags=["hide-input"]
 def bn_net(trained):
     """The network of the BatchNorm arm, untrained or trained."""
     torch.manual_seed(0)

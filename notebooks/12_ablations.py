@@ -236,7 +236,7 @@ def fit(rule, lr=0.1, seed=0, steps=40, attack=pgd7, momentum=0.0, schedule=None
     return Fit(net, robust_loss(net), [d["norm"] for d in told], [h.loss for h in history], cosine, negative)
 
 
-# %%
+# %% tags=["hide-input"]
 ARMS = {
     "PGD": ddi.descent_rule("single"),
     "PGD normalised": ddi.descent_rule("single", normalize=True),

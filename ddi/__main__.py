@@ -39,7 +39,8 @@ Overrides: any key of the tables model, setting, attack, evaluation and rule, fo
 
   setting.lr=0.3  setting.batch_size=64  rule.m=5  attack.eps=4/255  model.activation=relu  data=digits  seeds=[0,7]
 
-Unknown keys, impossible values and missing data are refused before any work starts.
+Unknown keys, impossible values and missing data are refused before any work starts. A run whose loss is no longer
+finite stops there and is recorded as incomplete; the other runs go on, and the exit status is 1.
 """
 
 
@@ -121,20 +122,26 @@ def _run(options: argparse.Namespace) -> int:
         for run in runs:
             print(f"{name}/{run.name}: {run.rule.name}, {run.setting.epochs} epochs on {data.name} ({device})")
         return 0
+    diverged = 0
     for run in runs:
         folder = Path(options.out) / name / run.name
         if (folder / "provenance.json").exists() and read_record(folder).complete:
             print(f"{folder}: complete, kept")
             continue
         settings = {"checkpoint_every": options.checkpoint_every, "tensorboard": options.tensorboard}
-        run.train(data, options.out, progress=not options.quiet, **settings)
+        try:
+            run.train(data, options.out, progress=not options.quiet, **settings)
+        except FloatingPointError as error:  # an arm that diverges is a finding, and no reason to drop the others
+            diverged += 1
+            print(f"{folder}: {error}; incomplete", file=sys.stderr, flush=True)
+            continue
         if parallel.rank() == 0:
             print(f"{folder}: {_numbers(read_record(folder))}", flush=True)
     if parallel.rank() == 0:
         records = [r for r in read_records(Path(options.out) / name) if r.metrics]
         plots.save_curves(records, Path(options.out) / name / "curves.png")
         print(f"curves: {Path(options.out) / name / 'curves.png'}")
-    return 0
+    return int(diverged > 0)
 
 
 def _numbers(record: Record) -> str:

@@ -1,5 +1,9 @@
 """One simplex, or a product of simplices over groups of coordinates: projection, vertices, Frank-Wolfe gap."""
 
+import math
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,56 +49,69 @@ def _project(v: Tensor, radius: float) -> Tensor:
 class Simplices:
     """The polytope of weights ``(B, n)`` that are non-negative and sum to 1 in each group of coordinates.
 
+    Its methods take and give NumPy arrays if ``device`` is ``None``, and tensors on ``device`` otherwise. NumPy is for
+    small problems, whose cost is the number of operations that Python starts, and not what they compute.
+
     Args:
         groups: ``(n,)`` integer labels, any values in any order.
-        n: how many there must be. device: where the weights will be.
+        n: how many there must be. device: where the weights will be, or ``None``.
 
     Raises:
         ValueError: if ``groups`` is not ``n`` integers.
     """
 
-    def __init__(self, groups: Tensor, n: int, device: torch.device) -> None:
+    def __init__(self, groups: Tensor, n: int, device: torch.device | None) -> None:
         if not isinstance(groups, Tensor) or groups.shape != (n,) or groups.is_floating_point():
             raise ValueError(f"groups must be {n} integers, got {groups!r}")
-        labels, self.group = groups.to(device).unique(return_inverse=True)
-        self.n, self.count = n, len(labels)
-        members = [(self.group == g).nonzero().squeeze(-1) for g in range(self.count)]
+        labels, group = np.unique(groups.cpu().numpy(), return_inverse=True)
+        self.n, self.count, self.xp = n, len(labels), np if device is None else torch
+        sizes = np.bincount(group)
         # row g: the coordinates of group g, padded with n, which points at an extra column
-        self.index = torch.nn.utils.rnn.pad_sequence(members, batch_first=True, padding_value=self.n)
-        self.indicator = torch.nn.functional.one_hot(self.group, self.count).double()  # (n, count)
+        index = np.full((self.count, sizes.max()), n)
+        index[np.arange(sizes.max()) < sizes[:, None]] = group.argsort(kind="stable")
+        member = (group[:, None] == np.arange(self.count)).astype(np.float64)
+        arrays = group, index, member, np.arange(n)
+        here = (lambda a: a) if device is None else (lambda a: torch.as_tensor(a, device=device))
+        self.group, self.index, self.indicator, self.order = map(here, arrays)  # indicator: (n, count)
 
-    def _rows(self, v: Tensor, fill: float) -> Tensor:
-        return torch.cat([v, v.new_full((len(v), 1), fill)], 1)[:, self.index]  # (B, count, size)
+    def _rows(self, v: Any) -> Any:
+        """The groups' entries, ``(B, count, size)``, filled up with infinity."""
+        return self.xp.concatenate([v, self.xp.full_like(v[:, :1], math.inf)], 1)[:, self.index]
 
-    def shift(self, c: Tensor) -> Tensor:
+    def least(self, r: Any) -> Any:
+        """The smallest entry of each group, ``(B, count)``."""
+        return self.xp.amin(self._rows(r), -1)
+
+    def shift(self, c: Any) -> Any:
         """Subtract each group's largest entry: a constant a group changes no solution."""
-        return c - self._rows(c, -torch.inf).amax(-1)[:, self.group]
+        return c + self.least(-c)[:, self.group]
 
-    def normalise(self, a: Tensor) -> Tensor:
+    def normalise(self, a: Any) -> Any:
         """Divide non-negative weights by their sum, a group at a time."""
         return a / (a @ self.indicator)[:, self.group]
 
-    def project(self, v: Tensor) -> Tensor:
+    def project(self, v: Any) -> Any:
         """Euclidean projection of ``(B, n)``: a simplex projection of each group."""
-        rows = _project(self._rows(v, -torch.inf), 1.0)
-        out = v.new_zeros(len(v), self.n + 1)
-        out[:, self.index.flatten()] = rows.flatten(1)
-        return out[:, : self.n]
+        rows = _project(-torch.as_tensor(self._rows(-v)), 1.0)
+        out = rows.new_zeros(len(v), self.n + 1)
+        out[:, torch.as_tensor(self.index).flatten()] = rows.flatten(1)
+        return out[:, : self.n].numpy() if self.xp is np else out[:, : self.n]
 
-    def vertex(self, r: Tensor) -> Tensor:
+    def vertex(self, r: Any) -> Any:
         """Solve ``min <r, v>`` over the polytope: in every group all weight on the smallest entry (the first of ties)."""
-        pick = self._rows(r, torch.inf).argmin(-1, keepdim=True)
-        chosen = self.index.expand(len(r), -1, -1).gather(-1, pick).squeeze(-1)
-        return torch.zeros_like(r).scatter_(1, chosen, 1.0)
+        chosen = self.index[self.order[: self.count], self._rows(r).argmin(-1)]
+        corner = self.xp.zeros_like(r)
+        corner[self.xp.arange(len(r))[:, None], chosen] = 1.0
+        return corner
 
-    def gaps(self, a: Tensor, r: Tensor) -> Tensor:
+    def gaps(self, a: Any, r: Any) -> Any:
         """Frank-Wolfe gap of each group, ``sum_i a_i (r_i - min r) >= 0``, shape ``(B, count)``."""
-        return (a * (r - self._rows(r, torch.inf).amin(-1)[:, self.group])) @ self.indicator
+        return (a * (r - self.least(r)[:, self.group])) @ self.indicator
 
-    def gap(self, a: Tensor, r: Tensor) -> Tensor:
+    def gap(self, a: Any, r: Any) -> Any:
         """Frank-Wolfe gap ``<r, a> - min <r, v>`` over the polytope, shape ``(B,)``."""
         return self.gaps(a, r).sum(-1)
 
-    def worst(self, a: Tensor, r: Tensor) -> Tensor:
+    def worst(self, a: Any, r: Any) -> Any:
         """Boolean ``(B, n)``: the members of the group with the largest gap."""
-        return self.group == self.gaps(a, r).argmax(-1, keepdim=True)
+        return self.group == self.gaps(a, r).argmax(-1)[:, None]

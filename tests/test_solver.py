@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from ddi import bundle, min_norm_point, min_norm_product, project_simplex
+from ddi import bundle, min_norm_point, min_norm_product, project_simplex, solver
+from ddi.simplices import Simplices
 
 METHODS = ["exact", "apg", "frank-wolfe"]
 F64 = torch.float64
@@ -314,6 +315,22 @@ def test_products_of_many_simplices_are_solved_exactly(k, m, d):
     groups = torch.arange(k).repeat(m)
     got = min_norm_product(gram(v), groups)
     assert got.converged and got.gap <= 1e-10 * gram(v).abs().max()
+
+
+@pytest.mark.parametrize("method", [solver._active_set, solver._accelerated, solver._away_steps])
+def test_tensors_and_arrays_take_the_same_way(method):
+    """The methods' code runs on NumPy arrays, and for batches on a GPU on tensors."""
+    G, c, groups = gram(vectors(9, 4, batch=(5,))), vectors(5, 9, 1), torch.tensor([0, 2, 2, 0, 1, 0, 1, 1, 1])
+    tensors = [G / G.abs().amax((1, 2))[:, None, None], c, torch.full((5,), 1e-9, dtype=F64), torch.zeros(5, dtype=F64)]
+    points = []
+    for place, (H, linear, tol, floor) in ((torch.device("cpu"), tensors), (None, [t.numpy() for t in tensors])):
+        points.append(torch.as_tensor(method(H, linear, Simplices(groups, 9, place), tol, 20_000, floor)[0]))
+    torch.testing.assert_close(points[0], points[1], atol=1e-9, rtol=0)
+    for group in range(3):
+        assert (points[0][:, groups == group].sum(1) - 1).abs().max() < 1e-12
+    r = (tensors[0] @ points[0].unsqueeze(-1)).squeeze(-1) - c
+    gap = sum((points[0] * r)[:, groups == g].sum(1) - r[:, groups == g].amin(1) for g in range(3))
+    assert gap.max() < 1e-8
 
 
 def test_one_group_is_the_one_simplex_problem():

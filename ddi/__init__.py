@@ -15,6 +15,7 @@ from ddi.data import Dataset, cifar10, crop_and_flip, digits, load_data, mnist
 from ddi.descent import RULES, Rule, Step, assign_gradient, descent_rule
 from ddi.evaluate import Accuracy, autoattack_accuracy, clean_accuracy, masking_signs, robust_accuracy
 from ddi.experiment import Run, read_experiment
+from ddi.fast import Fast, Kernels
 from ddi.models import MLP, Normalize, ResNet18, SmallNet
 from ddi.product import ProductPoint, chunk_gradients, per_sample_gradients, product_point, sample_losses
 from ddi.record import Record, RunWriter, provenance, read_record, read_records
@@ -26,8 +27,8 @@ from ddi.trainer import Phase, Setting, train
 __version__ = "0.1.0"
 
 __all__ = [
-    "FAST", "FGSM", "L2", "MLP", "PGA", "PGD", "RULES", "Accuracy", "Certificate", "Dataset", "LInf",
-    "MinNormPoint", "Normalize", "Phase", "ProductPoint", "Record", "ResNet18", "Rule", "Run", "RunWriter",
+    "FAST", "FGSM", "L2", "MLP", "PGA", "PGD", "RULES", "Accuracy", "Certificate", "Dataset", "Fast", "Kernels",
+    "LInf", "MinNormPoint", "Normalize", "Phase", "ProductPoint", "Record", "ResNet18", "Rule", "Run", "RunWriter",
     "Setting", "SmallNet", "SteepestDescent", "Step", "assign_gradient", "autoattack_accuracy", "bundle",
     "certify", "chunk_gradients", "cifar10", "clean_accuracy", "crop_and_flip", "cross_entropy", "descent_rule",
     "digits", "directional_derivative", "frozen", "gram_matrix", "inverse_time", "load_data", "margin_loss",

@@ -35,9 +35,10 @@ Every arm and seed of FILE is one run, recorded in OUT/<experiment>/<arm>-seed<k
 repeats the run), metrics.csv, provenance.json, and the weights of the best epoch by validation (best.pt) and of the last
 (checkpoint.pt). The arms' curves are drawn into OUT/<experiment>/curves.png.
 
-Overrides: any key of the tables model, setting, attack, evaluation and rule, for example
+Overrides: any key of the tables model, setting, attack, evaluation, rule and kernels, for example
 
   setting.lr=0.3  setting.batch_size=64  rule.m=5  attack.eps=4/255  model.activation=relu  data=digits  seeds=[0,7]
+  kernels.precision=attack-bf16  kernels.channels_last=true  kernels.compile=reduce-overhead   (a GPU)
 
 Unknown keys, impossible values and missing data are refused before any work starts. A run whose loss is no longer
 finite stops there and is recorded as incomplete; the other runs go on, and the exit status is 1.

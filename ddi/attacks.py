@@ -173,23 +173,23 @@ class Attack:
         return self.threat.sample(x, generator) if self.random_start else torch.zeros_like(x)
 
     def _ascend(self, model: Model, x: Tensor, y: Tensor, delta: Tensor) -> Tensor:
-        threat = self.threat
+        project, attacked = self.threat.projection(x), getattr(model, "attacked", model)
         best = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
         kept = delta
         with frozen(model), torch.enable_grad():
             for step in range(1, self.steps + 1):
                 delta.requires_grad_(True)
-                values = self._values(model, x + delta, y, check=step == 1)
+                values = self._values(attacked, x + delta, y, check=step == 1)
                 (gradient,) = torch.autograd.grad(values.sum(), delta)
                 delta = delta.detach()
                 if self.keep == "best":
                     best, kept = _better(values.detach(), delta, best, kept)
                 size = self.alpha * (self.schedule(step) if self.schedule else 1.0)
-                delta = threat.project(delta + size * self._direction(gradient), x)
+                delta = project(delta.add(self._direction(gradient), alpha=size))
             if self.keep == "last":
                 return delta
             with torch.no_grad():
-                return _better(self._values(model, x + delta, y), delta, best, kept)[1]
+                return _better(self._values(attacked, x + delta, y), delta, best, kept)[1]
 
     def _values(self, model: Model, images: Tensor, y: Tensor, check: bool = False) -> Tensor:
         logits = model(images)

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from ddi.attacks import Attack, Loss, Model, check_labels, cross_entropy
 from ddi.danskin import gram_matrix
-from ddi.parallel import gather, share, total, world
-from ddi.product import chunk_gradients, per_sample_gradients, product_point, sample_losses
+from ddi.parallel import share, total, world
+from ddi.product import product_point, product_rows, sample_losses
 from ddi.solver import bundle, min_norm_point, min_norm_product
 from ddi.threat import number, whole
 
@@ -166,7 +166,7 @@ class Rule:
         loss, m = float(values.mean()), len(columns)
         if m == 1:
             return Step(columns[0], loss, {"norm": float(columns[0].norm())})
-        gram = gram_matrix(columns).cpu()  # one small problem: the CPU is quicker
+        gram = gram_matrix(columns).cpu()
         even = torch.full((m,), 1 / m, dtype=gram.dtype, device=gram.device)
         gap = math.nan
         if self.name == "mean":
@@ -185,23 +185,19 @@ class Rule:
         """Rules that give one weight to each sample (or chunk) and perturbation."""
         _move_statistics(model, x + deltas[0])
         m, k, decay = len(deltas), len(x) * world(), self.weight_decay
-        values = gather(sample_losses(model, x, y, deltas, self.loss), 1)
-        loss = float(values.mean())
         if self.name == "product" and not decay:
-            options = {"chunks": self.chunks, "loss": self.loss, "max_iter": self.max_iter}
+            options = {"chunks": self.chunks, "loss": self.loss, "max_iter": self.max_iter, "certify": False}
             point = product_point(model, x, y, deltas, self.method, **options)
-            return Step(point.vector, loss, _weigh(point.weights, point.gap, point.vector, k))
-        if self.method == "chunks":
-            rows, part = chunk_gradients(model, x, y, deltas, self.chunks or k, self.loss)
-        else:
-            rows, part = gather(per_sample_gradients(model, x, y, deltas, self.loss), 1) / k, torch.arange(k)
-        parts, rows = rows.shape[1], rows.flatten(0, 1)
+            return Step(point.vector, float(point.losses.mean()), _weigh(point.weights, point.gap, point.vector, k))
+        chunks = self.chunks if self.method == "chunks" else None
+        rows, part, values = product_rows(model, x, y, deltas, chunks, self.loss)
+        parts, rows, loss = rows.shape[1], rows.flatten(0, 1), float(values.mean())
         if decay:
             rows = rows + decay / parts * _flat(model.parameters())
             loss += float(decay / 2 * _flat(model.parameters()).square().sum())
-        gram, groups = gram_matrix(rows).cpu(), torch.arange(parts).repeat(m)
+        gram, groups = gram_matrix(rows), torch.arange(parts).repeat(m)
         if self.name == "bundle":
-            chosen = torch.zeros(m, parts, dtype=torch.float64).index_add_(1, part, values.double().cpu() / k)
+            chosen = values.new_zeros(m, parts, dtype=torch.float64).index_add_(1, part.to(x.device), values.double() / k)
             point = bundle(gram, chosen.flatten(), self.t, groups)
         else:
             point = min_norm_product(gram, groups)

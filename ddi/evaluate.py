@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ddi.attacks import FGSM, PGD, Attack, Model, check_labels, frozen
+from ddi.fast import Fast
 from ddi.threat import number, whole
 
 __all__ = ["Accuracy", "autoattack_accuracy", "clean_accuracy", "masking_signs", "robust_accuracy"]
@@ -32,11 +33,11 @@ class Accuracy:
         return f"{100 * self.value:.2f} % ± {100 * self.standard_error:.2f} (n = {self.n})"
 
 
-def clean_accuracy(model: Model, x: Tensor, y: Tensor, batch_size: int = 250) -> Accuracy:
+def clean_accuracy(model: Model, x: Tensor, y: Tensor, batch_size: int | None = None) -> Accuracy:
     """Share of images classified as labelled, in eval mode; the model is left as found.
 
     Args:
-        x: images ``(N, ...)``. y: int64 labels ``(N,)``. batch_size: images in one pass.
+        x: images ``(N, ...)``. y: int64 labels ``(N,)``. batch_size: images in one pass (250; 1 000 on a GPU).
     """
     return Accuracy(_correct(model, x, y, batch_size).double().mean().item(), len(x))
 
@@ -48,26 +49,27 @@ def robust_accuracy(
     attack: Attack = PGD20,
     restarts: int = 1,
     generator: torch.Generator | None = None,
-    batch_size: int = 250,
+    batch_size: int | None = None,
     progress: bool = False,
 ) -> Accuracy:
     """Share of images classified as labelled, clean and at every one of ``restarts`` perturbations.
 
     Args:
         attack: PGD-20 with ``eps = 8/255`` by default. restarts: independent attacks of each image that still stands.
-        generator: source of the random starts. batch_size: images in one pass. progress: show a progress bar.
+        generator: source of the random starts. batch_size: as above. progress: show a progress bar.
 
     Raises:
         ValueError: for an empty batch, labels of the wrong length, or ``restarts < 1``.
     """
     whole("restarts", restarts)
     stands = _correct(model, x, y, batch_size)
-    rounds = [(r, part) for r in range(restarts) for part in torch.arange(len(x), device=x.device).split(batch_size)]
+    parts = torch.arange(len(x), device=x.device).split(_size(x, batch_size))
+    rounds = [(r, part) for r in range(restarts) for part in parts]
     for _, part in tqdm(rounds, desc="attack", disable=not progress):
-        left = part[stands[part]]
+        left = part if isinstance(model, Fast) and stands[part].any() else part[stands[part]]  # it wants equal shapes
         if len(left):
             adversarial = x[left] + attack(model, x[left], y[left], generator)
-            stands[left] = _correct(model, adversarial, y[left], batch_size)
+            stands[left] &= _correct(model, adversarial, y[left], batch_size)
     return Accuracy(stands.double().mean().item(), len(x))
 
 
@@ -117,12 +119,16 @@ def masking_signs(
     return found
 
 
-def _correct(model: Model, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
+def _size(x: Tensor, batch_size: int | None) -> int:
+    return whole("batch_size", batch_size if batch_size is not None else 1000 if x.is_cuda else 250)
+
+
+def _correct(model: Model, x: Tensor, y: Tensor, batch_size: int | None) -> Tensor:
     """Whether each image is classified as labelled, ``(N,)``."""
-    whole("batch_size", batch_size)
+    size = _size(x, batch_size)
     if not len(x):
         raise ValueError(f"x must be a non-empty batch, got {tuple(x.shape)}")
     check_labels(y, len(x))
     with frozen(model), torch.no_grad():
-        parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
+        parts = zip(x.split(size), y.split(size), strict=True)
         return torch.cat([model(a).argmax(1) == b for a, b in parts])

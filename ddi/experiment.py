@@ -1,11 +1,11 @@
 """Experiments as TOML files: a base, arms that change it, and seeds; each arm and seed is one run.
 
-A file has the tables ``model``, ``setting``, ``attack``, ``evaluation`` and ``rule``, with the fields of
-:class:`ddi.trainer.Setting`, of the attack and of :class:`ddi.descent.Rule` as keys, and ``arms.<name>`` tables that
-change them. A table that names another ``kind`` or ``name`` than the base replaces the base's table (of an attack, all
-but ``eps``, ``norm`` and ``box``); any other is laid over it. ``phases`` is a list of later rules and attacks, each with
-its ``start``; ``grid`` gives lists of values that multiply the arms. Lengths may be written as fractions,
-``eps = "8/255"``. A record's ``config.toml`` is such a file.
+A file has the tables ``model``, ``setting``, ``attack``, ``evaluation``, ``rule`` and ``kernels``, with the fields of
+:class:`ddi.trainer.Setting`, of the attack, of :class:`ddi.descent.Rule` and of :class:`ddi.fast.Kernels` as keys, and
+``arms.<name>`` tables that change them. A table that names another ``kind`` or ``name`` than the base replaces the base's
+table (of an attack, all but ``eps``, ``norm`` and ``box``); any other is laid over it. ``phases`` is a list of later rules
+and attacks, each with its ``start``; ``grid`` gives lists of values that multiply the arms. Lengths may be written as
+fractions, ``eps = "8/255"``. A record's ``config.toml`` is such a file.
 """
 
 import difflib
@@ -25,6 +25,7 @@ from ddi import attacks, models
 from ddi.attacks import Attack, inverse_time
 from ddi.data import Dataset
 from ddi.descent import Rule
+from ddi.fast import Kernels
 from ddi.trainer import Phase, Setting, train
 
 __all__ = ["Run", "read_experiment"]
@@ -33,7 +34,7 @@ ATTACKS = {kind: getattr(attacks, kind) for kind in ("PGD", "PGA", "FGSM", "FAST
 MODELS = {name: getattr(models, name) for name in ("ResNet18", "SmallNet", "MLP")}
 LOSSES = ("cross_entropy", "margin_loss")
 SET = ("eps", "norm", "box")  # what the perturbations are chosen from: it stays when an arm names another attack
-TABLES = ("model", "setting", "attack", "evaluation", "rule", "phases")
+TABLES = ("model", "setting", "attack", "evaluation", "rule", "kernels", "phases")
 NAMES = {str: "string", dict: "table", list: "array", (int, list): "integer or array"}
 KINDS = {"title": str, "figure": str, "experiment": str, "arm": str, "data": str, "seeds": (int, list), "phases": list}
 TOP = ("title", "figure", "experiment", "arm", "data", "seeds", "grid", "arms", *TABLES)
@@ -52,6 +53,7 @@ class Run:
     attack: Attack
     evaluation: Attack
     phases: tuple[Phase, ...] = ()
+    kernels: Kernels = Kernels()
 
     @property
     def name(self) -> str:
@@ -69,7 +71,7 @@ class Run:
         about = {"experiment": self.experiment, "arm": self.arm, "data": self.data, "model": self.model}
         folder = Path(out) / self.experiment / self.name
         model, plan = self.make_model(data), (self.rule, self.attack, self.setting)
-        return train(model, data, *plan, folder, self.evaluation, self.phases, about, **options)
+        return train(model, data, *plan, folder, self.evaluation, self.phases, self.kernels, about, **options)
 
 
 def make_model(spec: dict[str, Any], data: Dataset) -> nn.Module:
@@ -197,6 +199,7 @@ def _build(where: str, experiment: str, arm: str, data: str, tables: dict[str, A
         alpha = getattr(attack, "alpha", 0) if isinstance(attack, attacks.PGD) else attack.eps / 4
         evaluation = _attack("evaluation", same | {"steps": 20, "alpha": alpha} | tables.get("evaluation", {}))
         rule = _rule("rule", {"name": "single"} | tables.get("rule", {}), setting)
+        kernels = _make("kernels", Kernels, tables.get("kernels", {}))
         phases = []
         for i, phase in enumerate(tables.get("phases", [])):
             _known(f"phases[{i}]", phase, ("start", "attack", "rule"))
@@ -206,7 +209,7 @@ def _build(where: str, experiment: str, arm: str, data: str, tables: dict[str, A
             phases.append(Phase(phase.get("start"), later_rule, later_attack))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{where}: {error}") from error
-    return Run(experiment, arm, data, model, setting, rule, attack, evaluation, tuple(phases))
+    return Run(experiment, arm, data, model, setting, rule, attack, evaluation, tuple(phases), kernels)
 
 
 def _rule(where: str, table: dict[str, Any], setting: Setting) -> Rule:

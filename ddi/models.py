@@ -69,6 +69,14 @@ class MLP(nn.Sequential):
         super().__init__(*(layer for layer in layers if not isinstance(layer, nn.Identity)), nn.Linear(width, classes))
 
 
+class SpatialMean(nn.Module):
+    """Mean over the image, ``(B, C, H, W) -> (B, C, 1, 1)`` (PyTorch's adaptive pooling has no ``vmap`` in NHWC order)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The mean of every channel."""
+        return x.mean((2, 3), keepdim=True)
+
+
 class SmallNet(nn.Sequential):
     """Four 3x3 convolutions (16, 32, 64, 64 channels; the first three with stride 2), mean over the image, linear.
 
@@ -86,7 +94,7 @@ class SmallNet(nn.Sequential):
             conv = nn.Conv2d(width, channels, 3, stride, padding=1, bias=norm == "none")
             layers += [conv, norm_layer(norm, channels), activation_layer(activation)]
             width = channels
-        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
+        super().__init__(*layers, SpatialMean(), nn.Flatten(), nn.Linear(width, classes))
 
 
 class BasicBlock(nn.Module):
@@ -129,4 +137,4 @@ class ResNet18(nn.Sequential):
             layers += [BasicBlock(width_in, width, stride, activation, norm)]
             layers += [BasicBlock(width, width, 1, activation, norm)]
             width_in = width
-        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes))
+        super().__init__(*layers, SpatialMean(), nn.Flatten(), nn.Linear(512, classes))

@@ -36,14 +36,16 @@ class ProductPoint:
     Attributes:
         vector: ``w``, ``(d,)``, in the order of ``model.parameters()``: the direction to **subtract**, not normalised.
         weights: ``(m, k)``, non-negative; the column of each sample sums to 1.
-        gap: Frank-Wolfe gap of the problem solved; ``||w||^2 - ||w*||^2 <= 2 gap``.
+        gap: Frank-Wolfe gap of the problem solved; ``||w||^2 - ||w*||^2 <= 2 gap`` and ``||w - w*||^2 <= gap``.
         iterations: iterations of the solver.
+        losses: the values ``L_ij``, ``(m, k)``, which the passes give besides.
     """
 
     vector: Tensor
     weights: Tensor
     gap: float
     iterations: int
+    losses: Tensor
 
 
 def product_point(
@@ -57,6 +59,7 @@ def product_point(
     loss: Loss = cross_entropy,
     tol: float = 1e-6,
     max_iter: int = 100,
+    certify: bool = True,
 ) -> ProductPoint:
     """Solve ``min || 1/k sum_i sum_j a_ji grad L_ij ||`` over one simplex a sample, ``L_ij = loss(model(x_i + d_ji), y_i)``.
 
@@ -66,26 +69,38 @@ def product_point(
         chunks: number of parts of the batch that each choose together; needed by, and only for, ``"chunks"``.
         loss: one value a sample.
         tol, max_iter: for ``"matrix-free"``: stop at ``gap <= tol * ||w||^2`` or after ``max_iter`` steps.
+        certify: for ``"matrix-free"``: measure the gap after the last step too, by ``m`` passes. Without, ``gap`` is what
+            the line search of that step proves, for which the same two inequalities hold.
 
     Raises:
         ValueError: for shapes that do not agree, an unknown method, or an impossible number of chunks.
     """
     _check(x, y, deltas)
-    m, k = deltas.shape[0], len(x) * world()
+    m = len(deltas)
     if method not in ("gram", "chunks", "matrix-free"):
         raise ValueError(f'method must be "gram", "chunks" or "matrix-free", got {method!r}')
     if (method == "chunks") != (chunks is not None):
         raise ValueError(f'chunks must be given with method="chunks" and only then, got {chunks!r} with {method!r}')
     if method == "matrix-free":
-        return _frank_wolfe(model, x, y, deltas, loss, tol, max_iter)
-    if method == "gram":
-        rows, part = gather(per_sample_gradients(model, x, y, deltas, loss), 1) / k, torch.arange(k)
-    else:
-        rows, part = chunk_gradients(model, x, y, deltas, chunks, loss)
+        return _frank_wolfe(model, x, y, deltas, loss, tol, max_iter, certify)
+    rows, part, losses = product_rows(model, x, y, deltas, chunks, loss)
     groups, rows = torch.arange(rows.shape[1]).repeat(m), rows.flatten(0, 1)
-    point = min_norm_product(gram_matrix(rows).cpu(), groups)  # one small problem: the CPU is quicker
+    point = min_norm_product(gram_matrix(rows), groups)
     weights = point.weights.to(rows)
-    return ProductPoint(weights @ rows, weights.view(m, -1)[:, part], float(point.gap), point.iterations)
+    return ProductPoint(weights @ rows, weights.view(m, -1)[:, part], float(point.gap), point.iterations, losses)
+
+
+def product_rows(
+    model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, chunks: int | None, loss: Loss
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The vectors that the product is taken of, ``(m, parts, d)``, a sample's part ``(k,)``, and the losses ``(m, k)``."""
+    k = len(x) * world()
+    if chunks is not None:
+        return _chunk_gradients(model, x, y, deltas, chunks, loss)
+    with frozen(model):
+        each = [_part_gradients(model, x + d, y, len(x), loss) for d in deltas]
+    rows, losses = (torch.stack(some) for some in zip(*each, strict=True))
+    return gather(rows, 1) / k, torch.arange(k), gather(losses, 1)
 
 
 def sample_losses(model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, loss: Loss = cross_entropy) -> Tensor:
@@ -99,7 +114,7 @@ def per_sample_gradients(model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor,
     """``grad L_ij`` of every sample at every perturbation, ``(m, k, d)``, flat in the order of ``model.parameters()``."""
     _check(x, y, deltas)
     with frozen(model):
-        return torch.stack([_part_gradients(model, x + d, y, len(x), loss) for d in deltas])
+        return torch.stack([_part_gradients(model, x + d, y, len(x), loss)[0] for d in deltas])
 
 
 def chunk_gradients(
@@ -111,46 +126,57 @@ def chunk_gradients(
         ``(m, chunks, d)``, and the chunk of each sample, ``(k,)``: consecutive samples, sizes differing by at most 1.
     """
     _check(x, y, deltas)
+    return _chunk_gradients(model, x, y, deltas, chunks, loss)[:2]
+
+
+def _chunk_gradients(
+    model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, chunks: int, loss: Loss
+) -> tuple[Tensor, Tensor, Tensor]:
     k = len(x) * world()
     whole("chunks", chunks, k)
     part = torch.arange(k) * chunks // k
     mine = part[rank() * len(x) :][: len(x)].to(x.device)
     rows = x.new_zeros(len(deltas), chunks, sum(p.numel() for p in model.parameters()))
+    losses = x.new_empty(len(deltas), len(x))
     with frozen(model):
-        for row, d in zip(rows, deltas, strict=True):
+        for row, values, d in zip(rows, losses, deltas, strict=True):
             if k % chunks == 0 and chunks % world() == 0:  # parts of equal size, all at once
-                row[mine.unique()] = _part_gradients(model, x + d, y, chunks // world(), loss) / k
+                row[mine.unique()], values[:] = _part_gradients(model, x + d, y, chunks // world(), loss)
                 continue
             for c in mine.unique().tolist():
-                row[c] = _sum_gradient(model, (x + d)[mine == c], y[mine == c], loss) / k
-    return total(rows), part
+                row[c], values[mine == c] = _sum_gradient(model, (x + d)[mine == c], y[mine == c], loss)
+    return total(rows.div_(k)), part, gather(losses, 1)
 
 
 def _frank_wolfe(
-    model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, loss: Loss, tol: float, max_iter: int
+    model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, loss: Loss, tol: float, max_iter: int, certify: bool
 ) -> ProductPoint:
     """One forward-mode pass along ``w`` gives every ``<w, grad L_ij>``; one backward pass gives the vertex they pick."""
     k, sample = len(x) * world(), torch.arange(len(x), device=x.device)
-    pick = sample_losses(model, x, y, deltas, loss).argmax(0)
     weights = torch.zeros(deltas.shape[:2], dtype=x.dtype, device=x.device)
-    weights[pick, sample] = 1
+    weights[0] = 1  # from the first restart
     with frozen(model):
-        w = total(_sum_gradient(model, x + deltas[pick, sample], y, loss)) / k
-        for iteration in count():
-            slopes = _slopes(model, x, y, deltas, w, loss) / k
+        w = total(_sum_gradient(model, x + deltas[0], y, loss)[0]) / k
+        for steps in count():
+            losses, slopes = _along(model, x, y, deltas, w / k, loss)
             pick = slopes.argmin(0)
             gap = float(total((weights * (slopes - slopes.amin(0))).sum()))
-            if gap <= tol * float(w @ w) or iteration == max_iter:
-                return ProductPoint(w, gather(weights, 1), gap, iteration)
-            away = w - total(_sum_gradient(model, x + deltas[pick, sample], y, loss)) / k
+            if gap <= tol * float(w @ w) or steps == max_iter:
+                break
+            away = w - total(_sum_gradient(model, x + deltas[pick, sample], y, loss)[0]) / k
             step = min(1.0, gap / max(float(away @ away), torch.finfo(w.dtype).tiny))
             w = w - step * away
             weights = (1 - step) * weights
             weights[pick, sample] += step
+            if not certify and steps + 1 == max_iter:  # |w - w*|^2 is at most twice what the objective can still fall
+                gap, steps = max(0.0, 2 * gap - 2 * step * gap + step**2 * float(away @ away)), max_iter
+                break
+    return ProductPoint(w, gather(weights, 1), gap, steps, gather(losses, 1))
 
 
-def _slopes(model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, w: Tensor, loss: Loss) -> Tensor:
-    """``<w, grad L_ij>`` of every sample and perturbation, ``(m, k)``: ``m`` forward-mode passes."""
+def _along(model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, w: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
+    """Losses and ``<w, grad L_ij>`` of every sample and perturbation, both ``(m, k)``: ``m`` forward-mode passes."""
+    model = getattr(model, "eager", model)
     params = _parameters(model)
     parts = w.split([p.numel() for p in params.values()])
     tangent = {name: part.view_as(p) for (name, p), part in zip(params.items(), parts, strict=True)}
@@ -160,25 +186,32 @@ def _slopes(model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, w: Tensor, l
 
     with warnings.catch_warnings():  # torch's own decompositions for forward mode still use torch.jit.script
         warnings.filterwarnings("ignore", message=".*torch.jit", category=Warning)
-        along = [jvp(partial(losses, d=d), (params,), (tangent,))[1] for d in deltas]
-    return torch.stack(along)
+        both = [jvp(partial(losses, d=d), (params,), (tangent,)) for d in deltas]
+    values, slopes = (torch.stack(some) for some in zip(*both, strict=True))
+    return values, slopes
 
 
-def _part_gradients(model: nn.Module, images: Tensor, y: Tensor, parts: int, loss: Loss) -> Tensor:
-    """Gradients ``(parts, d)`` of the sums of the losses of consecutive parts of equal size."""
+def _part_gradients(model: nn.Module, images: Tensor, y: Tensor, parts: int, loss: Loss) -> tuple[Tensor, Tensor]:
+    """Gradients ``(parts, d)`` of the sums of the losses of consecutive parts of equal size, and the losses."""
+    model = getattr(model, "eager", model)
 
-    def value(params: Parameters, some: Tensor, labels: Tensor) -> Tensor:
-        return loss(functional_call(model, params, (some,)), labels).sum()
+    def value(params: Parameters, some: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        losses = loss(functional_call(model, params, (some,)), labels)
+        return losses.sum(), losses
 
     pieces = (v.unflatten(0, (parts, -1)) for v in (images, y))
-    each = vmap(grad(value), in_dims=(None, 0, 0))(_parameters(model), *pieces)
-    return torch.cat([g.flatten(1) for g in each.values()], 1)
+    each, losses = vmap(grad(value, has_aux=True), in_dims=(None, 0, 0))(_parameters(model), *pieces)
+    return torch.cat([g.flatten(1) for g in each.values()], 1), losses.flatten()
 
 
-def _sum_gradient(model: nn.Module, images: Tensor, y: Tensor, loss: Loss) -> Tensor:
-    """Flat gradient of the sum of the losses."""
-    gradient = grad(lambda params: loss(functional_call(model, params, (images,)), y).sum())(_parameters(model))
-    return torch.cat([g.flatten() for g in gradient.values()])
+def _sum_gradient(model: nn.Module, images: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
+    """Flat gradient of the sum of the losses, and the losses."""
+    model = getattr(model, "eager", model)
+    params = {name: p.requires_grad_() for name, p in _parameters(model).items()}
+    with torch.enable_grad():
+        losses = loss(functional_call(model, params, (images,)), y)
+        gradient = torch.autograd.grad(losses.sum(), list(params.values()))
+    return torch.cat([g.flatten() for g in gradient]), losses.detach()
 
 
 def _parameters(model: nn.Module) -> Parameters:

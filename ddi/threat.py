@@ -5,7 +5,9 @@ depends on ``x``, differs from sample to sample. With ``box=None`` it is the bal
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -71,6 +73,10 @@ class Threat:
 
     def project(self, delta: Tensor, x: Tensor) -> Tensor:
         """Nearest point of ``S(x)`` in the Euclidean norm."""
+        return self.projection(x)(delta)
+
+    def projection(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """The projection onto ``S(x)``, for many perturbations of the same images."""
         raise NotImplementedError
 
     def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -96,15 +102,18 @@ class Threat:
 class LInf(Threat):
     """``S(x) = {d : max_j |d_j| <= eps, lo <= x + d <= hi}``; see :class:`Threat` for the arguments."""
 
-    def project(self, delta: Tensor, x: Tensor) -> Tensor:
-        """Solve ``min_s ||s - delta||_2`` over ``s in S(x)``, exactly: two clips, since the set is a box.
+    def projection(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """Solve ``min_s ||s - delta||_2`` over ``s in S(x)``, exactly: a clip, since the set is a box.
 
         Args:
-            delta: perturbations of ``x``'s shape, any finite values.
             x: images inside the box, shape ``(B, ...)``.
+
+        Returns:
+            The map of ``delta``, of ``x``'s shape and with any finite values, to ``s``.
         """
         lo, hi = self.bounds(x)
-        return torch.clamp(delta, -self.eps, self.eps).clamp(lo, hi)
+        lo, hi = lo.clamp(-self.eps, self.eps), hi.clamp(-self.eps, self.eps)
+        return lambda delta: delta.clamp(lo, hi)
 
     def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Uniform on ``[-eps, eps]`` in every coordinate, then clipped to the box."""
@@ -124,13 +133,16 @@ class LInf(Threat):
 class L2(Threat):
     """``S(x) = {d : ||d||_2 <= eps, lo <= x + d <= hi}``; see :class:`Threat` for the arguments."""
 
-    def project(self, delta: Tensor, x: Tensor) -> Tensor:
+    def projection(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         """Solve ``min_s ||s - delta||_2`` over ``s in S(x)``: the true projection onto ball *and* box together.
 
         The solution is ``clip(c * delta)`` for the largest ``c`` in ``[0, 1]`` whose clip has norm ``<= eps``;
         ``c`` is found by bisection to the resolution of the dtype, from below, so the result is always feasible.
         (Shrinking to the ball and then clipping is feasible too, but is not the nearest point where both bind.)
         """
+        return partial(self._onto_both, x)
+
+    def _onto_both(self, x: Tensor, delta: Tensor) -> Tensor:
         lo, hi = self.bounds(x)
         full = delta.clamp(lo, hi)
         outside = self.norm(full) > self.eps

@@ -22,6 +22,7 @@ from ddi.checkpoint import Checkpoints, save_atomically
 from ddi.data import Dataset, crop_and_flip
 from ddi.descent import Rule, assign_gradient
 from ddi.evaluate import clean_accuracy, robust_accuracy
+from ddi.fast import Fast, Kernels
 from ddi.parallel import rank, share, total, world
 from ddi.record import RunWriter, provenance
 from ddi.threat import number, whole
@@ -102,6 +103,7 @@ def train(
     folder: str | Path,
     evaluation: Attack | None = None,
     phases: Sequence[Phase] = (),
+    kernels: Kernels = Kernels(),  # noqa: B008  (frozen)
     about: dict[str, Any] | None = None,
     checkpoint_every: int | None = None,
     progress: bool = False,
@@ -120,6 +122,7 @@ def train(
         rule: of :mod:`ddi.descent`; for ``bundle``, ``t`` is the learning rate of the epoch.
         attack: of training. evaluation: of validation, by default PGD-20 in the set of ``attack``.
         phases: rules and attacks that follow, by increasing ``start``.
+        kernels: precision, memory order and compilation of the passes.
         about: more to be recorded with the configuration, for example how the model was made.
         checkpoint_every: steps between checkpoints, besides the one after every epoch.
         progress: show a progress bar. tensorboard: write the rows for TensorBoard too.
@@ -136,12 +139,15 @@ def train(
     evaluation = evaluation or PGD(attack.eps, attack.alpha, 20, norm=attack.norm, box=attack.box)
     plan = sorted([Phase(0.0, rule, attack), *phases], key=lambda phase: phase.start)
     decides = {"setting": plain(setting), "rule": plain(rule), "attack": plain(attack), "evaluation": plain(evaluation)}
+    decides["kernels"] = plain(kernels)
     if phases:
         decides["phases"] = [{"start": p.start, "rule": plain(p.rule), "attack": plain(p.attack)} for p in plan[1:]]
     part, x_val, y_val = data.hold_out(setting.validation)
     x, y, device = part.x_train, part.y_train, part.x_train.device
     batches, attacks = (torch.Generator(device).manual_seed(s) for s in (setting.seed, setting.seed + 10**6))
-    optimiser = torch.optim.SGD(model.parameters(), setting.lr, setting.momentum, weight_decay=setting.weight_decay)
+    fast = model if kernels == Kernels() else Fast(model, kernels)
+    options = {"weight_decay": setting.weight_decay, "fused": device.type == "cuda"}
+    optimiser = torch.optim.SGD(model.parameters(), setting.lr, setting.momentum, **options)
     if setting.weight_decay and any(phase.rule.weight_decay for phase in plan):
         raise ValueError("weight_decay must be that of the setting (after the direction) or of the rule (inside), not both")
     share(setting.batch_size)
@@ -186,7 +192,7 @@ def train(
             while at["step"] < steps:
                 chosen = at["order"].to(device)[at["step"] * setting.batch_size :][: setting.batch_size]
                 images = crop_and_flip(x[chosen], generator=batches) if setting.augment else x[chosen]
-                step = rule(model.train(), images, y[chosen], now.attack, attacks)
+                step = rule(fast.train(), images, y[chosen], now.attack, attacks)
                 if not (math.isfinite(step.loss) and torch.isfinite(step.gradient).all()):
                     raise FloatingPointError(f"the loss is {step.loss} in epoch {epoch + 1}, step {at['step'] + 1}")
                 assign_gradient(model, step.gradient)
@@ -206,7 +212,7 @@ def train(
             last = at["epoch"] == setting.epochs
             if alone and (last or at["epoch"] % setting.evaluate_every == 0):
                 robust, robust_train = (
-                    robust_accuracy(model, *pair, evaluation, generator=torch.Generator(device).manual_seed(0)).value
+                    robust_accuracy(fast, *pair, evaluation, generator=torch.Generator(device).manual_seed(0)).value
                     for pair in ((x_val, y_val), (x[: len(x_val)], y[: len(x_val)]))
                 )
                 row = {"epoch": epoch + 1, "step": (epoch + 1) * steps, "passes": at["passes"], "lr": setting.lr_at(epoch)}

@@ -15,16 +15,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # (what is broken, module, the text as it is, the text with the fault, the tests that must notice)
 FAULTS = [
-    ("projection to the wrong radius", "threat", "torch.clamp(delta, -self.eps, self.eps)", "torch.clamp(delta, -2 * self.eps, 2 * self.eps)", "threat"),
+    ("projection to the wrong radius", "threat", "hi.clamp(-self.eps, self.eps)", "hi.clamp(-2 * self.eps, 2 * self.eps)", "threat"),
     ("box forgotten after a random l2 start", "threat", "(x.ndim - 1))).clamp(lo, hi)", "(x.ndim - 1)))", "threat"),
     ("l2 projection stops at the ball, before the box", "threat", "range(0 if self.box is None else 64)", "range(0)", "threat"),
     ("random start with the wrong radius law", "threat", "uniform ** (1 / normal[0].numel())", "uniform", "threat"),
     ("NaN radius accepted", "threat", "not math.isfinite(value) or value < low", "value < low", "threat"),
-    ("ascent step with the wrong sign", "attacks", "delta + size * self._direction", "delta - size * self._direction", "attacks"),
+    ("ascent step with the wrong sign", "attacks", "alpha=size", "alpha=-size", "attacks"),
     ("random start dropped", "attacks", "if self.random_start else", "if False else", "attacks"),
-    ("no projection after a step", "attacks", "threat.project(delta + size * self._direction(gradient), x)", "delta + size * self._direction(gradient)", "attacks"),
+    ("no projection after a step", "attacks", "project(delta.add(self._direction(gradient), alpha=size))", "delta.add(self._direction(gradient), alpha=size)", "attacks"),
     ("best iterate is the weakest", "attacks", "wins = values > best", "wins = values < best", "attacks"),
-    ("last iterate not considered for the best", "attacks", "return _better(self._values(model, x + delta, y), delta, best, kept)[1]", "return kept", "attacks"),
+    ("last iterate not considered for the best", "attacks", "return _better(self._values(attacked, x + delta, y), delta, best, kept)[1]", "return kept", "attacks"),
     ("schedule counted from 0", "attacks", "self.schedule(step) if", "self.schedule(step - 1) if", "attacks"),
     ("training mode not restored", "attacks", "module.training = mode", "pass", "attacks"),
     ("requires_grad not restored", "attacks", "p.requires_grad_(requires)", "pass", "attacks"),

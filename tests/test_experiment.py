@@ -175,6 +175,15 @@ def test_from_the_command_line_to_records_a_plot_and_test_accuracy(tiny, tmp_pat
     assert entries[0]["accuracy"] == accuracy and entries[1]["accuracy"] <= accuracy
 
 
+def test_a_run_that_diverges_does_not_stop_the_others(tiny, tmp_path, capsys):
+    tiny.write_text(TINY.replace("[arms.pgd]", "[arms.wild]\nsetting = { lr = 1e30 }\n[arms.pgd]"))
+    out = ["--out", str(tmp_path / "out"), "--quiet", "--device", "cpu"]
+    assert main(["run", str(tiny), "--arms", "wild,pgd", *out]) == 1
+    assert "wild-seed0: the loss is" in capsys.readouterr().err
+    assert not read_record(tmp_path / "out/tiny/wild-seed0").complete
+    assert read_record(tmp_path / "out/tiny/pgd-seed0").complete
+
+
 def test_the_first_seed_is_the_same_network_whatever_the_arm(tiny):
     data = digits()
     models = [run.make_model(data) for run in read_experiment(tiny)]

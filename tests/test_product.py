@@ -91,14 +91,35 @@ def test_three_ways_agree():
     assert free.gap == pytest.approx(gap.item(), abs=1e-12)
 
 
-def test_matrix_free_starts_from_the_strongest_and_only_improves():
+def test_matrix_free_starts_from_the_first_restart_and_only_improves():
     model, x, y, deltas = problem(5, 4)
-    strongest = sample_losses(model, x, y, deltas).argmax(0)
     start = product_point(model, x, y, deltas, "matrix-free", max_iter=0)
-    assert torch.equal(start.weights.argmax(0), strongest) and (start.weights.max(0).values == 1).all()
-    torch.testing.assert_close(start.vector, batch_gradient(model, x + deltas[strongest, torch.arange(5)], y))
+    assert (start.weights[0] == 1).all() and (start.weights[1:] == 0).all()
+    torch.testing.assert_close(start.vector, batch_gradient(model, x + deltas[0], y))
     lengths = [product_point(model, x, y, deltas, "matrix-free", max_iter=n, tol=0.0).vector.norm() for n in range(6)]
     assert all(b <= a for a, b in itertools.pairwise(lengths)) and lengths[-1] < lengths[0]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 20])
+def test_what_the_line_search_proves_is_true(steps):
+    """Without the passes that measure the gap at the end, the point is the same and the two inequalities hold."""
+    for seed in range(3):
+        model, x, y, deltas = problem(5, 4, seed=seed)
+        best = product_point(model, x, y, deltas).vector
+        free = product_point(model, x, y, deltas, "matrix-free", max_iter=steps, tol=0.0, certify=False)
+        same = product_point(model, x, y, deltas, "matrix-free", max_iter=steps, tol=0.0)
+        assert torch.equal(free.vector, same.vector) and torch.equal(free.weights, same.weights)
+        assert free.iterations == same.iterations == steps
+        left = free.vector.square().sum() - best.square().sum()
+        assert 0 < left <= free.gap and (free.vector - best).square().sum() <= free.gap
+
+
+@pytest.mark.parametrize("options", [("gram",), ("chunks", 2), ("chunks", 5), ("matrix-free",)])
+def test_losses_come_along(options):
+    model, x, y, deltas = problem(5, 3)
+    chunks = {"chunks": options[1]} if len(options) > 1 else {}
+    point = product_point(model, x, y, deltas, options[0], **chunks)
+    torch.testing.assert_close(point.losses, sample_losses(model, x, y, deltas))
 
 
 def test_one_chunk_is_the_joint_direction_and_one_sample_needs_no_product():

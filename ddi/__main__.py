@@ -10,9 +10,11 @@ from pathlib import Path
 import torch
 
 from ddi import parallel, plots
+from ddi.bench import Bench, lines
 from ddi.data import SETS, Dataset, load_data
 from ddi.evaluate import Accuracy, autoattack_accuracy, clean_accuracy, masking_signs, robust_accuracy
-from ddi.experiment import Run, read_experiment
+from ddi.experiment import MODELS, Run, read_experiment
+from ddi.fast import MODES, PRECISIONS, Kernels
 from ddi.record import Record, provenance, read_record, read_records, write_json
 
 HELP = """\
@@ -25,6 +27,7 @@ Train with descent rules, and record everything.
   python -m ddi evaluate results/digits/ddi-seed0
   python -m ddi list results                      what was run, and how it ended
   python -m ddi data cifar10                      where the data is looked for, and whether it is there
+  python -m ddi bench --quick                     what a direction costs, as ratios measured on this machine
 
 A run that was interrupted goes on when the same command is given again; a complete record is never overwritten.
 With several GPUs: torchrun --nproc-per-node 4 -m ddi run ... (the batch is split over them). For a sweep on a cluster
@@ -42,6 +45,15 @@ Overrides: any key of the tables model, setting, attack, evaluation, rule and ke
 
 Unknown keys, impossible values and missing data are refused before any work starts. A run whose loss is no longer
 finite stops there and is recorded as incomplete; the other runs go on, and the exit status is 1.
+"""
+SECTIONS = ("steps", "solver", "peers", "growth", "memory")
+BENCH = """\
+Ratios of times, each measured inside one run with its jobs in turn, beside the least that the passes can cost (the work
+limit) and the goal. The record is written after every section. Peers that are not installed are said to be absent; to
+have them without touching the environment:
+
+  python -m pip install --no-deps --target .peers torchattacks torchjd
+  PYTHONPATH=.peers python -m ddi bench
 """
 
 
@@ -94,9 +106,19 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("name", help=f"{', '.join(SETS)}, or the name or path of an .npz")
     data.add_argument("--download", action="store_true", help="let torchvision fetch it")
 
+    bench = command("bench", _bench, "measure what a direction costs, as ratios inside one run", BENCH)
+    bench.add_argument("--quick", action="store_true", help="under two minutes on two cores: smaller batch, fewer rounds")
+    bench.add_argument("--model", choices=("SmallNet", "ResNet18"), help="default: SmallNet; on a GPU ResNet18")
+    bench.add_argument("--batch", type=int, help="images in a batch (default: 128; quick 32)")
+    bench.add_argument("--rounds", type=int, help="of every comparison (default: 7; quick 3)")
+    bench.add_argument("--precision", choices=PRECISIONS, help="default: float32; on a GPU attack-bf16")
+    bench.add_argument("--compile", choices=MODES, help="default: off; on a GPU reduce-overhead")
+    bench.add_argument("--sections", default=",".join(SECTIONS), help="default: %(default)s; quick: the first three")
+    bench.add_argument("--out", help="record (default: results/bench/<cpu or cuda>-<model>.json; quick: none)")
+
     listing = command("list", _list, "list the experiments or the records of a folder")
     listing.add_argument("folder", nargs="?", default="results", help="default: results")
-    for sub in (run, evaluate):
+    for sub in (run, evaluate, bench):
         sub.add_argument("--device", help='"cpu", "cuda", "cuda:1" (default: a GPU if there is one)')
     return parser
 
@@ -143,6 +165,38 @@ def _run(options: argparse.Namespace) -> int:
         plots.save_curves(records, Path(options.out) / name / "curves.png")
         print(f"curves: {Path(options.out) / name / 'curves.png'}")
     return int(diverged > 0)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    device, sections = _device(options.device), options.sections.split(",")
+    gpu = device.type == "cuda"
+    if options.quick:
+        sections = sections[:3]
+    if unknown := set(sections) - set(SECTIONS):
+        raise ValueError(f"sections must be of {', '.join(SECTIONS)}, got {sorted(unknown)}")
+    name = options.model or ("ResNet18" if gpu else "SmallNet")
+    batch, rounds = options.batch or (32 if options.quick else 128), options.rounds or (3 if options.quick else 7)
+    if batch < 4 or rounds < 1:
+        raise ValueError(f"batch must be at least 4 and rounds at least 1, got {batch} and {rounds}")
+    precision, mode = (options.precision, options.compile) if not gpu else ("attack-bf16", "reduce-overhead")
+    kernels = Kernels(options.precision or precision or "float32", gpu, options.compile or mode or "off")
+    torch.manual_seed(0)
+    x, y = torch.rand(batch, 3, 32, 32, device=device), torch.arange(batch, device=device) % 10
+    bench = Bench(MODELS[name](3, 10).to(device), x, y, kernels, rounds)
+    about = {"model": name, "batch": batch, "rounds": rounds, "kernels": vars(kernels), "quick": options.quick}
+    record = {"complete": False, **about, "provenance": provenance(None, device), "rows": []}
+    path = None if options.quick and not options.out else Path(options.out or f"results/bench/{device.type}-{name}.json")
+    source = record["provenance"]
+    print(f"{name}, batch {batch}, {source['device']}, {source['threads']} threads, torch {source['torch']}, {kernels}")
+    for section in sections:
+        rows = getattr(bench, section)()
+        print("\n".join(lines(rows)), flush=True)
+        record["rows"] += [row.plain() | {"section": section} for row in rows]
+        record["complete"] = section == sections[-1]
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, record)
+    return 0
 
 
 def _numbers(record: Record) -> str:

@@ -87,7 +87,8 @@ def read_experiment(path: str | Path, overrides: Iterable[str] = (), arms: Itera
 
     Args:
         path: of the TOML file. overrides: ``key=value`` with dotted keys, stronger than file and arms.
-        arms: only these. flags: ``seeds`` and ``epochs``, if not ``None`` stronger than the file.
+        arms: only these, by name, with or without the suffix of a grid's point.
+        flags: ``seeds`` and ``epochs``, if not ``None`` stronger than the file.
 
     Raises:
         ValueError: for an unknown key or arm, with what is known; for an impossible value, with where it stands.
@@ -115,12 +116,14 @@ def read_experiment(path: str | Path, overrides: Iterable[str] = (), arms: Itera
     base = {key: file[key] for key in TABLES if key in file}
     found = file.get("arms") or {file.get("arm", "run"): {}}
     seeds = _seeds(file, base)
-    names = list(arms) or list(found)
-    _known("--arms", names, found)
+    variants = list(_variants(path.name, found, file.get("grid", {})))
+    chosen = list(arms) or list(found)
+    _known("--arms", chosen, dict.fromkeys(name for arm, variant, *_ in variants for name in (arm, variant)))
     experiment, data = file.get("experiment", path.stem), file.get("data", "cifar10")
-    variants = list(_variants(path.name, names, found, file.get("grid", {})))
     runs = []
-    for seed, (arm, tables, point) in itertools.product(seeds, variants):
+    for seed, (family, arm, tables, point) in itertools.product(seeds, variants):
+        if not {family, arm} & set(chosen):
+            continue
         where = f"{path.name}, arm {arm}"
         merged = _merge(where, base, tables)
         for keys, value in [*point, *changes]:
@@ -138,15 +141,15 @@ def _seeds(file: dict[str, Any], base: dict[str, Any]) -> list[int]:
     return seeds
 
 
-def _variants(where: str, names: list[str], arms: dict[str, Any], grid: dict[str, list]) -> Iterable[tuple]:
-    """Each arm at each point of the grid: its name, its tables, and the point as changes."""
+def _variants(where: str, arms: dict[str, Any], grid: dict[str, list]) -> Iterable[tuple]:
+    """Each arm at each point of the grid: its name, that with the point, its tables, and the point as changes."""
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
             raise ValueError(f"{where}: grid.{key} must be a list of values, got {values!r}")
-    for name, point in itertools.product(names, itertools.product(*grid.values())):
+    for name, point in itertools.product(arms, itertools.product(*grid.values())):
         _known(f"{where}, arm {name}", arms[name], TABLES)
         suffix = "".join(f"-{key.split('.')[-1]}{value}" for key, value in zip(grid, point, strict=True))
-        yield name + suffix, arms[name], [(key.split("."), value) for key, value in zip(grid, point, strict=True)]
+        yield name, name + suffix, arms[name], [(key.split("."), value) for key, value in zip(grid, point, strict=True)]
 
 
 def _merge(where: str, base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def _chunk_gradients(
     losses = x.new_empty(len(deltas), len(x))
     with frozen(model):
         for row, values, d in zip(rows, losses, deltas, strict=True):
-            if k % chunks == 0 and chunks % world() == 0:  # parts of equal size, all at once
+            if k < 16 * chunks and k % chunks == 0 and chunks % world() == 0:  # small parts of equal size, all at once
                 row[mine.unique()], values[:] = _part_gradients(model, x + d, y, chunks // world(), loss)
                 continue
             for c in mine.unique().tolist():
@@ -205,12 +205,11 @@ def _part_gradients(model: nn.Module, images: Tensor, y: Tensor, parts: int, los
 
 
 def _sum_gradient(model: nn.Module, images: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
-    """Flat gradient of the sum of the losses, and the losses."""
-    model = getattr(model, "eager", model)
-    params = {name: p.requires_grad_() for name, p in _parameters(model).items()}
+    """Flat gradient of the sum of the losses, and the losses; inside ``frozen``, which undoes what this sets."""
+    params = [p.requires_grad_() for p in model.parameters()]
     with torch.enable_grad():
-        losses = loss(functional_call(model, params, (images,)), y)
-        gradient = torch.autograd.grad(losses.sum(), list(params.values()))
+        losses = loss(model(images), y)
+        gradient = torch.autograd.grad(losses.sum(), params)
     return torch.cat([g.flatten() for g in gradient]), losses.detach()
 
 

@@ -47,11 +47,13 @@ class Record:
         return {key: float(column[i]) for key, column in self.metrics.items()}
 
 
-def provenance(dataset: Dataset, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> dict[str, Any]:
-    """What the numbers of a run depend on: device, driver, versions, commit, data set and its hash."""
+def provenance(
+    dataset: Dataset | None, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> dict[str, Any]:
+    """What the numbers of a run depend on: device, driver, versions, commit, and the data set, if any, with its hash."""
     device = torch.device(device)
     cuda = device.type == "cuda"
-    return {
+    source = {
         "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
         "cuda": torch.version.cuda if cuda else None,
         "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else None,
@@ -60,9 +62,8 @@ def provenance(dataset: Dataset, device: torch.device | str = "cpu", dtype: torc
         "python": platform.python_version(),
         "dtype": str(dtype).removeprefix("torch."),
         "commit": _commit(),
-        "data": dataset.name,
-        "data_sha256": dataset.sha256(),
     }
+    return source | ({"data": dataset.name, "data_sha256": dataset.sha256()} if dataset else {})
 
 
 def _commit() -> str | None:

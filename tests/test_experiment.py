@@ -89,6 +89,8 @@ def test_a_grid_multiplies_the_arms(tmp_path, tiny):
     runs = read_experiment(tiny, arms=["ddi"])
     assert [run.arm for run in runs] == ["ddi-lr0.1-m2", "ddi-lr0.1-m3", "ddi-lr1.0-m2", "ddi-lr1.0-m3"]
     assert [(run.setting.lr, run.rule.m) for run in runs] == [(0.1, 2), (0.1, 3), (1.0, 2), (1.0, 3)]
+    (point,) = read_experiment(tiny, arms=["ddi-lr1.0-m2"])
+    assert (point.arm, point.setting.lr, point.rule.m) == ("ddi-lr1.0-m2", 1.0, 2)
 
 
 @pytest.mark.parametrize(

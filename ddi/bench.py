@@ -1,0 +1,322 @@
+"""Ratios of times inside one run: what a Danskin direction costs, beside the least that its passes can cost.
+
+All jobs of a section are timed in turn, forwards and backwards, so that a slow minute meets them alike; a ratio is the
+median over the rounds of the quotient within a round. The *work limit* of a rule is its passes in units of PGD-7 training,
+with attack, gradient and forward-mode passes as measured in the same run. Nothing here is an absolute claim.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ddi.attacks import FAST, PGD, cross_entropy, frozen
+from ddi.danskin import gram_matrix
+from ddi.data import crop_and_flip
+from ddi.descent import assign_gradient, descent_rule
+from ddi.fast import Fast, Kernels
+from ddi.product import _along
+from ddi.solver import min_norm_point
+
+__all__ = ["Bench", "Row", "interleaved", "peak_memory", "ratio"]
+
+# goals: (row, on the CPU, on a GPU); "<=" below the number, ">=" above it
+GOALS = {
+    "DDi, m = 10 / PGD-7": ("<= 10.2", "<= 6"),
+    "comb, m = 10 / PGD-7": ("<= 1.05 limit", "<= 2.5"),
+    "product, 4 chunks, m = 2 / PGD-7": ("<= 2.1", "<= 1.8"),
+    "product, matrix-free, m = 2 / PGD-7": ("<= 2.8", "<= 2.5"),
+    "FAST product, m = 2 / PGD-7": ("<= 0.7", "<= 0.7"),
+    "solver / DDi step": ("<= 0.01", "<= 0.01"),
+    "exact solver / 100 accelerated iterations": ("<= 0.333", None),
+    "exact solver / TorchJD's MGDA": ("<= 0.333", None),
+    "1 000 problems one by one / in one batch": (None, ">= 100"),
+    "torchattacks' PGD-7 / ours": (">= 1", ">= 3"),
+    "plain eager training loop / ours": (None, ">= 2"),
+    "share of the bf16 peak": (None, ">= 0.3"),
+}
+Jobs = dict[str, Callable[[], object]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a median with its quartiles, the work limit, and the goal for this kind of device."""
+
+    name: str
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    limit: float = math.nan
+    goal: str | None = None
+    note: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the goal is reached; ``None`` without one."""
+        if self.goal is None or math.isnan(self.value):
+            return None
+        sign, bound = self.goal.split()[:2]
+        least = float(bound) * (self.limit if self.goal.endswith("limit") else 1)
+        return self.value <= least if sign == "<=" else self.value >= least
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON, without NaN."""
+        values = {key: None if isinstance(v, float) and math.isnan(v) else v for key, v in vars(self).items()}
+        return values | {"met": self.met}
+
+
+def interleaved(jobs: Jobs, rounds: int, device: torch.device) -> dict[str, np.ndarray]:
+    """Seconds of every job in every round; one round before them warms up, and every other round runs backwards."""
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for turn in range(rounds + 1):
+        for name in list(jobs)[:: 1 if turn % 2 else -1]:
+            _wait(device)
+            start = time.perf_counter()
+            jobs[name]()
+            _wait(device)
+            seconds[name].append(time.perf_counter() - start)
+    return {name: np.array(values[1:]) for name, values in seconds.items()}
+
+
+def ratio(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    """Median and quartiles of the quotients, round by round."""
+    low, middle, high = np.quantile(one / other, (0.25, 0.5, 0.75))
+    return {"value": float(middle), "low": float(low), "high": float(high)}
+
+
+def peak_memory(job: Callable[[], object], device: torch.device) -> int:
+    """Most bytes that a job holds beyond what was held before it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        job()
+        return torch.cuda.max_memory_allocated(device) - before
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        job()
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return int(np.cumsum([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]).max(initial=0))
+
+
+def accelerated(gram: Tensor, iterations: int = 100) -> Tensor:
+    """The paper's solver as a plain loop: a fixed number of accelerated projected gradient steps."""
+    step, count = 1 / torch.linalg.matrix_norm(gram, 2), torch.arange(1, len(gram) + 1, device=gram.device)
+    a = ahead = torch.full_like(gram[0], 1 / len(gram))
+    for t in range(iterations):
+        v = ahead - step * (gram @ ahead)
+        new = (v - ((v.sort(descending=True).values.cumsum(0) - 1) / count).max()).clamp(min=0)
+        a, ahead = new, new + t / (t + 3) * (new - a)
+    return a
+
+
+class Bench:
+    """The measurements for one network, batch and set of kernels.
+
+    Args:
+        model: NCHW images to logits. x, y: one batch, on the model's device; random images do.
+        kernels: of our own side; the peers run the model as it is.
+        rounds: of every comparison.
+    """
+
+    def __init__(self, model: nn.Module, x: Tensor, y: Tensor, kernels: Kernels, rounds: int) -> None:
+        self.plain, self.x, self.y, self.kernels, self.rounds = model, x, y, kernels, rounds
+        self.model = model if kernels == Kernels() else Fast(model, kernels)
+        self.device = x.device
+        self.attack = PGD()
+        named = {"PGD-7": ("single", {}), "DDi, m = 10": ("ddi", {"m": 10}), "comb, m = 10": ("comb", {"m": 10})}
+        named["product, 4 chunks, m = 2"] = ("product", {"m": 2, "method": "chunks", "chunks": 4})
+        named["product, matrix-free, m = 2"] = ("product", {"m": 2, "method": "matrix-free"})
+        self.rules = {name: descent_rule(rule, **options) for name, (rule, options) in named.items()}
+
+    def row(self, name: str, **values: Any) -> Row:
+        """A row with its goal for this device."""
+        return Row(name, goal=GOALS.get(name, (None, None))[self.device.type == "cuda"], **values)
+
+    def steps(self) -> list[Row]:
+        """A step of every rule over a step of PGD-7 training, and the work limits."""
+        deltas = self.attack.restarts(self.model, self.x, self.y, 1)
+        product = descent_rule("product", m=2, method="chunks", chunks=4)
+        jobs: Jobs = {name: self._step(rule) for name, rule in self.rules.items()}
+        jobs["FAST product, m = 2"] = self._step(product, FAST())
+        point = torch.ones(sum(p.numel() for p in self.plain.parameters()), device=self.device)
+        jobs |= {"attack pass": self._attack_pass, "gradient pass": self._gradient_pass(deltas[0])}
+        jobs["forward-mode pass"] = lambda: self._forward_mode(deltas, point)
+        gram = gram_matrix(torch.randn(10, 1000, generator=torch.Generator().manual_seed(0))).to(self.device)
+        jobs["solver"] = lambda: min_norm_point(gram)
+        seconds = interleaved(jobs, self.rounds, self.device)
+        a, g, j = (float(np.median(seconds[f"{kind} pass"])) for kind in ("attack", "gradient", "forward-mode"))
+        unit, limits = 7 * a + g, {"DDi, m = 10": 70 * a + 10 * g, "comb, m = 10": 14 * a + 10 * g}
+        limits |= {"product, 4 chunks, m = 2": 14 * a + 2 * g, "product, matrix-free, m = 2": 14 * a + 2 * g + 2 * j}
+        limits["FAST product, m = 2"] = 2 * a + 2 * g
+        rows = [
+            self.row(f"{name} / PGD-7", limit=limit / unit, **ratio(seconds[name], seconds["PGD-7"]))
+            for name, limit in limits.items()
+        ]
+        rows.append(self.row("solver / DDi step", **ratio(seconds["solver"], seconds["DDi, m = 10"])))
+        for kind in ("attack", "forward-mode"):
+            rows.append(self.row(f"{kind} pass / gradient pass", **ratio(seconds[f"{kind} pass"], seconds["gradient pass"])))
+        return rows
+
+    def solver(self) -> list[Row]:
+        """The exact solver against a fixed loop and TorchJD; vectors with a common part, and such as DDi meets."""
+        draw, rows, weighting = torch.Generator().manual_seed(0), [], _peer("torchjd.aggregation", "MGDAWeighting")
+        for kind, common in (("cosines near 0.5", 1.0), ("cosines above 0.99", 15.0)):
+            M = torch.randn(10, 1000, generator=draw, dtype=torch.float64)
+            M += common * torch.randn(1000, generator=draw, dtype=torch.float64)
+            gram = gram_matrix(M).to(self.device)
+            jobs: Jobs = {"exact": lambda g=gram: min_norm_point(g).weights, "apg": lambda g=gram: accelerated(g)}
+            if weighting is not None:
+                jobs["torchjd"] = lambda g=gram, w=weighting: w()(g)
+            seconds = interleaved({k: _repeat(job, 10) for k, job in jobs.items()}, self.rounds, self.device)
+            best = float(min_norm_point(gram).squared_norm)
+            excess = {name: float(a @ gram @ a) / best - 1 for name, a in ((n, job()) for n, job in jobs.items())}
+            for peer, name in (("apg", "100 accelerated iterations"), ("torchjd", "TorchJD's MGDA")):
+                if peer not in jobs:
+                    rows.append(self.row(f"exact solver / {name}", value=math.nan, note="TorchJD is absent"))
+                    continue
+                note = f"{kind}; excess of ||w||^2: exact {abs(excess['exact']):.0e}, peer {abs(excess[peer]):.0e}"
+                rows.append(self.row(f"exact solver / {name}", note=note, **ratio(seconds["exact"], seconds[peer])))
+        many = gram_matrix(torch.randn(10, 1000, generator=draw)).to(self.device).expand(1000, 10, 10).clone()
+        many += torch.diag_embed(torch.rand(1000, 10, generator=draw, dtype=torch.float64).to(self.device) * 100)
+        jobs = {"one": lambda: [min_norm_point(g) for g in many[:100]], "all": lambda: min_norm_point(many)}
+        seconds = interleaved(jobs, self.rounds, self.device)
+        return [*rows, self.row("1 000 problems one by one / in one batch", **ratio(10 * seconds["one"], seconds["all"]))]
+
+    def peers(self) -> list[Row]:
+        """PGD-7 against torchattacks, and a training step against a plain eager loop."""
+        name, kind, rows = "torchattacks' PGD-7 / ours", _peer("torchattacks", "PGD"), []
+        self.plain.eval()
+        if kind is None:
+            rows.append(self.row(name, value=math.nan, note="torchattacks is absent"))
+        else:
+            theirs = kind(self.plain, eps=8 / 255, alpha=2 / 255, steps=7)
+            jobs: Jobs = {"theirs": lambda: theirs(self.x, self.y), "ours": lambda: self.attack(self.model, self.x, self.y)}
+            seconds = interleaved(jobs, 3 * self.rounds, self.device)
+            rows.append(self.row(name, **ratio(seconds["theirs"], seconds["ours"])))
+        sgd = torch.optim.SGD(self.plain.parameters(), 1e-4, fused=self.device.type == "cuda")
+        jobs = {"plain": lambda: self._plain_step(sgd), "ours": lambda: self._training_step(sgd)}
+        seconds = interleaved(jobs, self.rounds, self.device)
+        rows.append(self.row("plain eager training loop / ours", **ratio(seconds["plain"], seconds["ours"])))
+        if self.device.type == "cuda":
+            with FlopCounterMode(display=False) as counter:
+                self._plain_step(sgd)
+            n = 8192
+            p, q = (torch.randn(n, n, device=self.device, dtype=torch.bfloat16) for _ in range(2))
+            peak = 2 * n**3 / np.median(interleaved({"matmul": lambda: p @ q}, 10, self.device)["matmul"])
+            rate = counter.get_total_flops() / np.median(seconds["ours"])
+            rows.append(self.row("share of the bf16 peak", value=float(rate / peak), note=f"peak {peak / 1e12:.0f} TFLOP/s"))
+        return rows
+
+    def growth(self) -> list[Row]:
+        """How a step grows with m, the batch and the chunks; the solver with the dimension."""
+        rows, ms, chunks = [], (1, 2, 5, 10), (1, 2, 4, 8)
+        jobs: Jobs = {f"DDi, m = {m} / m = 1": self._step(descent_rule("ddi", m=m)) for m in ms}
+        rows += self._over_first(jobs)
+        sizes = [len(self.x) // 4, len(self.x) // 2, len(self.x)]
+        rule = descent_rule("single")
+        jobs = {
+            f"PGD-7, batch {n} / batch {sizes[0]}": lambda n=n: rule(self.model, self.x[:n], self.y[:n], self.attack)
+            for n in sizes
+        }
+        rows += self._over_first(jobs)
+        options = {"m": 2, "method": "chunks"}
+        jobs = {
+            f"product, {c} chunks / 1 chunk": self._step(descent_rule("product", chunks=c, **options), FAST())
+            for c in chunks
+            if c <= len(self.x)
+        }
+        rows += self._over_first(jobs)
+        vectors = {d: torch.randn(10, d, device=self.device) for d in (10**4, 10**5, 10**6)}
+        grams = {d: gram_matrix(v) for d, v in vectors.items()}
+        jobs = {f"solver, d = {d} / d = 10000": _repeat(lambda g=g: min_norm_point(g), 10) for d, g in grams.items()}
+        rows += self._over_first(jobs)
+        jobs = {f"Gram product, d = {d} / d = 10000": lambda v=v: gram_matrix(v) for d, v in vectors.items()}
+        return rows + self._over_first(jobs)
+
+    def memory(self) -> list[Row]:
+        """Peak memory of a step of each rule beyond PGD-7's, in units of the parameters' own size."""
+        size = sum(p.numel() * p.element_size() for p in self.plain.parameters())
+        rules = {name: rule for name, rule in self.rules.items()} | {"full product, m = 2": descent_rule("product", m=2)}
+        fixed = self.attack(self.model, self.x, self.y)
+        peaks = {}
+        for name, rule in rules.items():  # the perturbations are given: the attacks' memory is the same for all
+            peaks[name] = peak_memory(lambda rule=rule: rule(self.model, self.x, self.y, lambda *_: fixed), self.device)
+        base = peaks["PGD-7"]
+        return [self.row(f"memory, {name}", value=(peaks[name] - base) / size) for name in rules if name != "PGD-7"]
+
+    def _over_first(self, jobs: Jobs) -> list[Row]:
+        seconds = interleaved(jobs, self.rounds, self.device)
+        first, *others = seconds
+        return [self.row(name, **ratio(seconds[name], seconds[first])) for name in others]
+
+    def _step(self, rule: Callable[..., object], attack: Any = None) -> Callable[[], object]:
+        return lambda: rule(self.model, self.x, self.y, attack or self.attack)
+
+    def _attack_pass(self) -> Tensor:
+        attacked = getattr(self.model, "attacked", self.model)
+        with frozen(self.model), torch.enable_grad():
+            x = self.x.clone().requires_grad_()
+            return torch.autograd.grad(cross_entropy(attacked(x), self.y).sum(), x)[0]
+
+    def _gradient_pass(self, delta: Tensor) -> Callable[[], object]:
+        rule = descent_rule("single")
+        return lambda: rule(self.model, self.x, self.y, lambda *_: delta)
+
+    def _forward_mode(self, deltas: Tensor, along: Tensor) -> object:
+        with frozen(self.model):
+            return _along(self.model, self.x, self.y, deltas, along, cross_entropy)
+
+    def _training_step(self, sgd: torch.optim.Optimizer) -> None:
+        images = crop_and_flip(self.x)
+        step = self.rules["PGD-7"](self.model.train(), images, self.y, self.attack)
+        assign_gradient(self.model, step.gradient)
+        sgd.step()
+
+    def _plain_step(self, sgd: torch.optim.Optimizer) -> None:
+        """A step of PGD-7 training as scripts write it: eager, float32, weight gradients in the attack, too."""
+        images, eps, alpha = crop_and_flip(self.x), 8 / 255, 2 / 255
+        delta = torch.empty_like(images).uniform_(-eps, eps)
+        delta = ((images + delta).clamp(0, 1) - images).requires_grad_()
+        self.plain.train()
+        for _ in range(7):
+            nn.functional.cross_entropy(self.plain(images + delta), self.y).backward()
+            moved = (delta.detach() + alpha * delta.grad.sign()).clamp(-eps, eps)
+            delta = ((images + moved).clamp(0, 1) - images).requires_grad_()
+        sgd.zero_grad()
+        nn.functional.cross_entropy(self.plain(images + delta.detach()), self.y).backward()
+        sgd.step()
+
+
+def _repeat(job: Callable[[], object], times: int) -> Callable[[], object]:
+    return lambda: [job() for _ in range(times)]
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peer(module: str, name: str) -> Any:
+    """A class of an optional package, or ``None``."""
+    try:
+        return getattr(__import__(module, fromlist=[name]), name)
+    except ImportError:
+        return None
+
+
+def lines(rows: Iterable[Row]) -> Iterable[str]:
+    """The rows as text."""
+    for row in rows:
+        spread = "" if math.isnan(row.low) else f" ({row.low:.3g} ... {row.high:.3g})"
+        limit = "" if math.isnan(row.limit) else f"; work limit {row.limit:.3g}"
+        goal = (
+            "" if row.goal is None else f"; goal {row.goal}{'' if row.met is None else ': met' if row.met else ': MISSED'}"
+        )
+        value = "absent" if math.isnan(row.value) else f"{row.value:.3g}"
+        yield f"{row.name:45} {value}{spread}{limit}{goal}{f'  [{row.note}]' if row.note else ''}"

@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 
 from ddi import parallel, plots
-from ddi.bench import Bench, lines
+from ddi.bench import Bench
 from ddi.data import SETS, Dataset, load_data
 from ddi.evaluate import Accuracy, autoattack_accuracy, clean_accuracy, masking_signs, robust_accuracy
 from ddi.experiment import MODELS, Run, read_experiment
 from ddi.fast import MODES, PRECISIONS, Kernels
 from ddi.record import Record, provenance, read_record, read_records, write_json
+from ddi.timing import lines
 
 HELP = """\
 Train with descent rules, and record everything.
@@ -46,7 +47,7 @@ Overrides: any key of the tables model, setting, attack, evaluation, rule and ke
 Unknown keys, impossible values and missing data are refused before any work starts. A run whose loss is no longer
 finite stops there and is recorded as incomplete; the other runs go on, and the exit status is 1.
 """
-SECTIONS = ("steps", "solver", "peers", "growth", "memory")
+SECTIONS = ("steps", "solver", "peers", "agreement", "growth", "memory")
 BENCH = """\
 Ratios of times, each measured inside one run with its jobs in turn, beside the least that the passes can cost (the work
 limit) and the goal. The record is written after every section. Peers that are not installed are said to be absent; to

@@ -185,7 +185,7 @@ class Attack:
                 if self.keep == "best":
                     best, kept = _better(values.detach(), delta, best, kept)
                 size = self.alpha * (self.schedule(step) if self.schedule else 1.0)
-                delta = project(delta.add(self._direction(gradient), alpha=size))
+                delta = project(delta.add_(self._direction(gradient), alpha=size))
             if self.keep == "last":
                 return delta
             with torch.no_grad():

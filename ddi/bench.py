@@ -6,9 +6,7 @@ with attack, gradient and forward-mode passes as measured in the same run. Nothi
 """
 
 import math
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,10 +19,11 @@ from ddi.danskin import gram_matrix
 from ddi.data import crop_and_flip
 from ddi.descent import assign_gradient, descent_rule
 from ddi.fast import Fast, Kernels
-from ddi.product import _along
+from ddi.product import losses_along
 from ddi.solver import min_norm_point
+from ddi.timing import Jobs, Row, interleaved, peak_memory, ratio
 
-__all__ = ["Bench", "Row", "interleaved", "peak_memory", "ratio"]
+__all__ = ["GOALS", "Bench", "accelerated"]
 
 # goals: (row, on the CPU, on a GPU); "<=" below the number, ">=" above it
 GOALS = {
@@ -41,67 +40,6 @@ GOALS = {
     "plain eager training loop / ours": (None, ">= 2"),
     "share of the bf16 peak": (None, ">= 0.3"),
 }
-Jobs = dict[str, Callable[[], object]]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: a median with its quartiles, the work limit, and the goal for this kind of device."""
-
-    name: str
-    value: float
-    low: float = math.nan
-    high: float = math.nan
-    limit: float = math.nan
-    goal: str | None = None
-    note: str = ""
-
-    @property
-    def met(self) -> bool | None:
-        """Whether the goal is reached; ``None`` without one."""
-        if self.goal is None or math.isnan(self.value):
-            return None
-        sign, bound = self.goal.split()[:2]
-        least = float(bound) * (self.limit if self.goal.endswith("limit") else 1)
-        return self.value <= least if sign == "<=" else self.value >= least
-
-    def plain(self) -> dict[str, Any]:
-        """For JSON, without NaN."""
-        values = {key: None if isinstance(v, float) and math.isnan(v) else v for key, v in vars(self).items()}
-        return values | {"met": self.met}
-
-
-def interleaved(jobs: Jobs, rounds: int, device: torch.device) -> dict[str, np.ndarray]:
-    """Seconds of every job in every round; one round before them warms up, and every other round runs backwards."""
-    seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    for turn in range(rounds + 1):
-        for name in list(jobs)[:: 1 if turn % 2 else -1]:
-            _wait(device)
-            start = time.perf_counter()
-            jobs[name]()
-            _wait(device)
-            seconds[name].append(time.perf_counter() - start)
-    return {name: np.array(values[1:]) for name, values in seconds.items()}
-
-
-def ratio(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
-    """Median and quartiles of the quotients, round by round."""
-    low, middle, high = np.quantile(one / other, (0.25, 0.5, 0.75))
-    return {"value": float(middle), "low": float(low), "high": float(high)}
-
-
-def peak_memory(job: Callable[[], object], device: torch.device) -> int:
-    """Most bytes that a job holds beyond what was held before it."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        job()
-        return torch.cuda.max_memory_allocated(device) - before
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-        job()
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    return int(np.cumsum([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]).max(initial=0))
 
 
 def accelerated(gram: Tensor, iterations: int = 100) -> Tensor:
@@ -213,6 +151,21 @@ class Bench:
             rows.append(self.row("share of the bf16 peak", value=float(rate / peak), note=f"peak {peak / 1e12:.0f} TFLOP/s"))
         return rows
 
+    def agreement(self) -> list[Row]:
+        """What other kernels cost: the attack's gain, and the slope that a direction loses on float32 gradients."""
+        unit, attack, rows = descent_rule("single", normalize=True), self.attack, []
+        fixed = attack(self.plain, self.x, self.y, self._draw())
+        clean, full = self._loss(0.0), self._loss(fixed)
+        plain = unit(self.plain, self.x, self.y, lambda *_: fixed).gradient.double()
+        channels, mode = self.kernels.channels_last, self.kernels.compile
+        for precision in ("float32", "attack-bf16", "bf16"):
+            fast = Fast(self.plain, Kernels(precision, channels, mode))
+            gain = (self._loss(attack(fast, self.x, self.y, self._draw())) - clean) / (full - clean)
+            rows.append(self.row(f"gain of the attack, {precision} / plain", value=gain))
+            slope = float(unit(fast, self.x, self.y, lambda *_: fixed).gradient.double() @ plain)
+            rows.append(self.row(f"slope lost by a direction, {precision}", value=1 - slope))
+        return rows
+
     def growth(self) -> list[Row]:
         """How a step grows with m, the batch and the chunks; the solver with the dimension."""
         rows, ms, chunks = [], (1, 2, 5, 10), (1, 2, 4, 8)
@@ -250,6 +203,13 @@ class Bench:
         base = peaks["PGD-7"]
         return [self.row(f"memory, {name}", value=(peaks[name] - base) / size) for name in rules if name != "PGD-7"]
 
+    def _draw(self) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(0)
+
+    def _loss(self, delta: Tensor | float) -> float:
+        with frozen(self.plain), torch.no_grad():
+            return float(cross_entropy(self.plain(self.x + delta), self.y).mean())
+
     def _over_first(self, jobs: Jobs) -> list[Row]:
         seconds = interleaved(jobs, self.rounds, self.device)
         first, *others = seconds
@@ -270,7 +230,7 @@ class Bench:
 
     def _forward_mode(self, deltas: Tensor, along: Tensor) -> object:
         with frozen(self.model):
-            return _along(self.model, self.x, self.y, deltas, along, cross_entropy)
+            return losses_along(self.model, self.x, self.y, deltas, along, cross_entropy)
 
     def _training_step(self, sgd: torch.optim.Optimizer) -> None:
         images = crop_and_flip(self.x)
@@ -297,26 +257,9 @@ def _repeat(job: Callable[[], object], times: int) -> Callable[[], object]:
     return lambda: [job() for _ in range(times)]
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def _peer(module: str, name: str) -> Any:
     """A class of an optional package, or ``None``."""
     try:
         return getattr(__import__(module, fromlist=[name]), name)
     except ImportError:
         return None
-
-
-def lines(rows: Iterable[Row]) -> Iterable[str]:
-    """The rows as text."""
-    for row in rows:
-        spread = "" if math.isnan(row.low) else f" ({row.low:.3g} ... {row.high:.3g})"
-        limit = "" if math.isnan(row.limit) else f"; work limit {row.limit:.3g}"
-        goal = (
-            "" if row.goal is None else f"; goal {row.goal}{'' if row.met is None else ': met' if row.met else ': MISSED'}"
-        )
-        value = "absent" if math.isnan(row.value) else f"{row.value:.3g}"
-        yield f"{row.name:45} {value}{spread}{limit}{goal}{f'  [{row.note}]' if row.note else ''}"

@@ -158,7 +158,7 @@ def _frank_wolfe(
     with frozen(model):
         w = total(_sum_gradient(model, x + deltas[0], y, loss)[0]) / k
         for steps in count():
-            losses, slopes = _along(model, x, y, deltas, w / k, loss)
+            losses, slopes = losses_along(model, x, y, deltas, w / k, loss)
             pick = slopes.argmin(0)
             gap = float(total((weights * (slopes - slopes.amin(0))).sum()))
             if gap <= tol * float(w @ w) or steps == max_iter:
@@ -174,7 +174,7 @@ def _frank_wolfe(
     return ProductPoint(w, gather(weights, 1), gap, steps, gather(losses, 1))
 
 
-def _along(model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, w: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
+def losses_along(model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, w: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
     """Losses and ``<w, grad L_ij>`` of every sample and perturbation, both ``(m, k)``: ``m`` forward-mode passes."""
     model = getattr(model, "eager", model)
     params = _parameters(model)

@@ -73,10 +73,10 @@ class Threat:
 
     def project(self, delta: Tensor, x: Tensor) -> Tensor:
         """Nearest point of ``S(x)`` in the Euclidean norm."""
-        return self.projection(x)(delta)
+        return self.projection(x)(delta.clone())
 
     def projection(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        """The projection onto ``S(x)``, for many perturbations of the same images."""
+        """The projection onto ``S(x)``, for many perturbations of the same images; it may overwrite its argument."""
         raise NotImplementedError
 
     def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -109,16 +109,16 @@ class LInf(Threat):
             x: images inside the box, shape ``(B, ...)``.
 
         Returns:
-            The map of ``delta``, of ``x``'s shape and with any finite values, to ``s``.
+            The map of ``delta``, of ``x``'s shape and with any finite values, to ``s``, in place.
         """
         lo, hi = self.bounds(x)
-        lo, hi = lo.clamp(-self.eps, self.eps), hi.clamp(-self.eps, self.eps)
-        return lambda delta: delta.clamp(lo, hi)
+        lo, hi = lo.clamp_(-self.eps, self.eps), hi.clamp_(-self.eps, self.eps)
+        return lambda delta: delta.clamp_(lo, hi)
 
     def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Uniform on ``[-eps, eps]`` in every coordinate, then clipped to the box."""
         noise = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-        return self.project((2 * noise - 1) * self.eps, x)
+        return self.projection(x)(noise.mul_(2).sub_(1).mul_(self.eps))
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """The sign of the gradient: it maximises ``<gradient, s>`` over ``max_j |s_j| <= 1``."""

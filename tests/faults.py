@@ -22,7 +22,7 @@ FAULTS = [
     ("NaN radius accepted", "threat", "not math.isfinite(value) or value < low", "value < low", "threat"),
     ("ascent step with the wrong sign", "attacks", "alpha=size", "alpha=-size", "attacks"),
     ("random start dropped", "attacks", "if self.random_start else", "if False else", "attacks"),
-    ("no projection after a step", "attacks", "project(delta.add(self._direction(gradient), alpha=size))", "delta.add(self._direction(gradient), alpha=size)", "attacks"),
+    ("no projection after a step", "attacks", "project(delta.add_(self._direction(gradient), alpha=size))", "delta.add_(self._direction(gradient), alpha=size)", "attacks"),
     ("best iterate is the weakest", "attacks", "wins = values > best", "wins = values < best", "attacks"),
     ("last iterate not considered for the best", "attacks", "return _better(self._values(attacked, x + delta, y), delta, best, kept)[1]", "return kept", "attacks"),
     ("schedule counted from 0", "attacks", "self.schedule(step) if", "self.schedule(step - 1) if", "attacks"),

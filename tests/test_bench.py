@@ -10,7 +10,8 @@ import torch
 
 from ddi import bench, min_norm_point
 from ddi.__main__ import main
-from ddi.bench import GOALS, Row, accelerated, interleaved, peak_memory, ratio
+from ddi.bench import GOALS, accelerated
+from ddi.timing import Row, interleaved, lines, peak_memory, ratio
 
 CPU = torch.device("cpu")
 
@@ -44,7 +45,7 @@ def test_goals_are_judged(value, limit, goal, met):
     row = Row("x", value, limit=limit, goal=goal)
     assert row.met is met
     assert json.loads(json.dumps(row.plain(), allow_nan=False))["met"] is met
-    (text,) = bench.lines([row])
+    (text,) = lines([row])
     assert ("MISSED" in text) == (met is False) and ("absent" in text) == math.isnan(value)
 
 
@@ -78,13 +79,16 @@ def test_the_command_at_tiny_size_fills_every_row_of_the_table(tmp_path, capsys,
     rows = {row["name"]: row for row in record["rows"]}
     assert record["complete"] and record["kernels"]["precision"] == "attack-bf16" and record["provenance"]["torch"]
     assert set(GOALS) - set(rows) == {"share of the bf16 peak"}  # on a GPU only
-    assert all(row["value"] > 0 for name, row in rows.items() if not name.startswith("memory"))
+    assert all(row["value"] > 0 for name, row in rows.items() if not name.startswith(("memory", "slope")))
     limits = {name: row["limit"] for name, row in rows.items() if row["limit"]}
     assert limits["DDi, m = 10 / PGD-7"] == pytest.approx(10) and len(limits) == 5
     for cheap, dear in (("product, matrix-free", "DDi"), ("FAST product", "product, 4 chunks")):
         assert next(v for n, v in limits.items() if n.startswith(cheap)) < next(
             v for n, v in limits.items() if n.startswith(dear)
         )
+    assert rows["gain of the attack, float32 / plain"]["value"] == pytest.approx(1)
+    assert abs(rows["slope lost by a direction, float32"]["value"]) < 1e-6
+    assert 1e-9 < rows["slope lost by a direction, bf16"]["value"] < 0.01
     memory = {name: row["value"] for name, row in rows.items() if name.startswith("memory")}
     assert memory["memory, full product, m = 2"] > 6 and memory["memory, DDi, m = 10"] > 8  # m k and m gradients
     assert "goal <= 10.2" in capsys.readouterr().out

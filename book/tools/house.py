@@ -4,12 +4,22 @@
   off (with buttons and no address the theme stops the build).
 - No live cells: Jupyter Book always adds sphinx-thebe, and adds its script twice, which is an error in the browser's
   console. Its one use would be to load code from the network, so it is disconnected.
+- ``speed-table``: the rows of benchmark records, from results/bench, as a table; its argument names the sections.
 """
 
+import json
+from pathlib import Path
 from typing import Any
 
+from docutils import nodes
+from docutils.parsers.rst import Directive
+from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.config import Config
+
+from ddi.bench import GOALS
+
+RECORDS = {"CPU, SmallNet": "cpu-SmallNet", "CPU, ResNet-18": "cpu-ResNet18", "GPU, ResNet-18": "cuda-ResNet18"}
 
 
 def only_with_an_address(app: Sphinx, config: Config) -> None:
@@ -27,7 +37,49 @@ def without_live_cells(app: Sphinx, config: Config) -> None:
                 app.disconnect(listener.id)
 
 
+class SpeedTable(Directive):
+    """A row a ratio, a column a record; where there is no record, it says so."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        folder = Path(self.state.document.settings.env.srcdir) / "results" / "bench"
+        paths = {column: folder / f"{stem}.json" for column, stem in RECORDS.items()}
+        records = {column: json.loads(path.read_text()) for column, path in paths.items() if path.exists()}
+        cells: dict[tuple[str, str], dict[str, str]] = {}
+        for column, record in records.items():
+            for row in record["rows"]:
+                if row["section"] in self.arguments[0].split():
+                    note = row["note"].split(";")[0]
+                    cells.setdefault((row["name"], note), {})[column] = _cell(row)
+        table = ["| ratio | goal, CPU | goal, GPU | " + " | ".join(RECORDS) + " |", "|---" * (3 + len(RECORDS)) + "|"]
+        for (name, note), values in cells.items():
+            goals = [goal.replace("<=", "≤").replace(">=", "≥") if goal else "–" for goal in GOALS.get(name, (None, None))]
+            columns = [values.get(c, "–" if c in records else "not measured") for c in RECORDS]
+            label = name + (f" ({note})" if note and "absent" not in note else "")
+            table.append("| " + " | ".join([label, *goals, *columns]) + " |")
+        for column, record in records.items():
+            source = record["provenance"]
+            sort = ", ".join(f"{k} {v}" for k, v in record["kernels"].items())
+            state = "" if record["complete"] else "; **incomplete**"
+            table += ["", f"*{column}*: batch {record['batch']}, {record['rounds']} rounds, {source['device']}, {source['threads']} "]
+            table[-1] += f"threads, torch {source['torch']}, {sort}, commit {str(source['commit'])[:12]}{state}."
+        box = nodes.container(classes=["speed-table"])
+        self.state.nested_parse(StringList(table, source=str(folder)), self.content_offset, box)
+        return [box]
+
+
+def _cell(row: dict[str, Any]) -> str:
+    if row["value"] is None:
+        return "peer absent"
+    limit = f", limit {row['limit']:.3g}" if row["limit"] else ""
+    verdict = {None: "", True: " ✓", False: " **missed**"}[row["met"]]
+    return f"{row['value']:.3g}{limit}{verdict}"
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", only_with_an_address, priority=1)
     app.connect("config-inited", without_live_cells, priority=1)
+    app.add_directive("speed-table", SpeedTable)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

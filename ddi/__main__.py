@@ -53,7 +53,7 @@ Ratios of times, each measured inside one run with its jobs in turn, beside the 
 limit) and the goal. The record is written after every section. Peers that are not installed are said to be absent; to
 have them without touching the environment:
 
-  python -m pip install --no-deps --target .peers torchattacks torchjd
+  python -m pip install --no-deps --target .peers -r benchmarks/peers.txt   (torchattacks, torchjd)
   PYTHONPATH=.peers python -m ddi bench
 """
 
@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--precision", choices=PRECISIONS, help="default: float32; on a GPU attack-bf16")
     bench.add_argument("--compile", choices=MODES, help="default: off; on a GPU reduce-overhead")
     bench.add_argument("--sections", default=",".join(SECTIONS), help="default: %(default)s; quick: the first three")
-    bench.add_argument("--out", help="record (default: results/bench/<cpu or cuda>-<model>.json; quick: none)")
+    bench.add_argument("--out", help="record (default: benchmarks/<cpu or cuda>-<model>.json; quick: none)")
 
     listing = command("list", _list, "list the experiments or the records of a folder")
     listing.add_argument("folder", nargs="?", default="results", help="default: results")
@@ -186,7 +186,7 @@ def _bench(options: argparse.Namespace) -> int:
     bench = Bench(MODELS[name](3, 10).to(device), x, y, kernels, rounds)
     about = {"model": name, "batch": batch, "rounds": rounds, "kernels": vars(kernels), "quick": options.quick}
     record = {"complete": False, **about, "provenance": provenance(None, device), "rows": []}
-    path = None if options.quick and not options.out else Path(options.out or f"results/bench/{device.type}-{name}.json")
+    path = None if options.quick and not options.out else Path(options.out or f"benchmarks/{device.type}-{name}.json")
     source = record["provenance"]
     print(f"{name}, batch {batch}, {source['device']}, {source['threads']} threads, torch {source['torch']}, {kernels}")
     for section in sections:

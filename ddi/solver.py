@@ -83,8 +83,7 @@ def min_norm_product(
 ) -> MinNormPoint:
     """Solve ``min 1/2 a'Ga - c'a`` with each group's weights in a simplex: least norm of a *sum* of hulls.
 
-    With ``c = 0`` the point is ``w = sum_groups sum_{i in group} a_i g_i``, the least-norm point of the Minkowski sum.
-    Whoever wants a mean over groups scales the vectors first.
+    With ``c = 0`` this is ``w = sum_groups sum_{i in group} a_i g_i``; for a mean over groups scale the vectors first.
 
     Args:
         gram: one matrix of all ``n`` vectors, ``(..., n, n)``.
@@ -123,7 +122,7 @@ def min_norm_product(
     scale = xp.where(largest > 0, largest, xp.amax(abs(c), -1))  # the unit of the problem: the largest Gram entry
     scale = xp.where(scale > 0, scale, 1.0)
     G, c = G / scale[:, None, None], c / scale[:, None]
-    G = (G + G.mT) / 2
+    G = (G + G.swapaxes(1, 2)) / 2
     floor = _semidefinite(G, gram.dtype, xp)
     size = xp.amax(abs(c), -1).clip(1.0, None)  # ... or the largest loss difference, where that is larger
 
@@ -134,9 +133,8 @@ def min_norm_product(
     gap = simplices.gap(rounded, _residual(G, rounded, c))
     squared = (rounded * _residual(G, rounded, 0.0)).sum(-1).clip(0, None)
     good = gap <= (max(tol, 1e-10 if gram.dtype == torch.float64 else 1e-6) if exact else tol) * size
-    squared, gap, good = (
-        torch.as_tensor(v, device=gram.device).reshape(shape) for v in (squared * scale, gap * scale, good)
-    )
+    found = (squared * scale, gap * scale, good)
+    squared, gap, good = (torch.as_tensor(v, device=gram.device).reshape(shape) for v in found)
     weights = weights.to(gram.device).reshape(*shape, n)
     return MinNormPoint(weights, squared.to(gram.dtype), gap.to(gram.dtype), iterations, good)
 
@@ -238,8 +236,8 @@ def _to_affine_minimiser(G: Any, r: Any, free: Any, proximal: Any, simplices: Si
     inside = xp.where(f[:, :, None] & f[:, None, :], G[:, idx][:, :, idx], 0.0)
     inside[:, range(p), range(p)] += xp.where(f, proximal, 1.0)
     border = simplices.indicator[idx] * f[:, :, None]
-    corner = xp.zeros_like(border[:, : simplices.count, :] if p >= simplices.count else border.mT @ border)
-    K = xp.concatenate([xp.concatenate([inside, border], -1), xp.concatenate([border.mT, corner], -1)], 1)
+    corner = xp.zeros_like(border[:, : simplices.count])
+    K = xp.concatenate([xp.concatenate([inside, border], -1), xp.concatenate([border.swapaxes(1, 2), corner], -1)], 1)
     rhs = xp.concatenate([xp.where(f, -r[:, idx], 0.0), corner[:, 0]], -1)
     d = xp.zeros_like(r)
     d[:, idx] = xp.where(f, xp.linalg.solve(K, rhs[:, :, None])[:, :p, 0], 0.0)
@@ -289,11 +287,10 @@ def _away_steps(G: Any, c: Any, simplices: Simplices, tol: Any, most: int, floor
 
 def _semidefinite(G: Any, dtype: torch.dtype, xp: ModuleType) -> Any:
     """Size of the negative eigenvalues of ``G`` (unit scale), ``(B,)``; refused if larger than rounding in ``dtype``."""
-    lowest = xp.linalg.eigvalsh(G)[:, 0]
-    allowed = G.shape[-1] * (1e-10 if dtype == torch.float64 else 1e-5)
+    lowest, allowed = xp.linalg.eigvalsh(G)[:, 0], G.shape[-1] * (1e-10 if dtype == torch.float64 else 1e-5)
     if (lowest < -allowed).any():
         raise ValueError(
-            f"gram must be positive semidefinite, got an eigenvalue of {lowest.min().item():.3g} times its largest entry"
+            f"gram must be positive semidefinite, got an eigenvalue {lowest.min().item():.3g} of its largest entry"
         )
     return (-lowest).clip(0, None)
 

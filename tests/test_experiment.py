@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 import textwrap
@@ -184,6 +185,22 @@ def test_a_run_that_diverges_does_not_stop_the_others(tiny, tmp_path, capsys):
     assert "wild-seed0: the loss is" in capsys.readouterr().err
     assert not read_record(tmp_path / "out/tiny/wild-seed0").complete
     assert read_record(tmp_path / "out/tiny/pgd-seed0").complete
+
+
+def test_the_plan_for_a_gpu_is_sound_and_stops_by_the_clock(tmp_path, capsys):
+    script = FILES[0].parent / "gpu.py"
+    plan = runpy.run_path(str(script))["plan"](tmp_path, 15, False)
+    runs = [command[2:] for _, command in plan if command[:3] == ["-m", "ddi", "run"]]
+    assert len(runs) >= 8 and all((FILES[0].parent / Path(command[1]).name).exists() for command in runs)
+    for command in runs:
+        assert main([*command, "--dry-run", "--device", "cpu", "data=digits", "setting.validation=100"]) == 0
+    assert "figure4-left/ddi-seed0: ddi, 15 epochs" in capsys.readouterr().out
+    command = [sys.executable, str(script), "--tiny", "--epochs", "1", "--work", str(tmp_path / "w"), "--records"]
+    done = subprocess.run([*command, str(tmp_path / "r.tgz"), "--seconds", "12"], capture_output=True, text=True)
+    assert done.returncode == 1 and "stopped by the clock" in done.stdout and (tmp_path / "r.tgz").exists()
+    finished = (tmp_path / "w" / "done.txt").read_text().splitlines() if "done after" in done.stdout else []
+    again = subprocess.run([*command, str(tmp_path / "r.tgz"), "--seconds", "0.1"], capture_output=True, text=True)
+    assert all(f"== {name}:" not in again.stdout for name in finished)
 
 
 def test_the_first_seed_is_the_same_network_whatever_the_arm(tiny):

@@ -4,7 +4,7 @@
   off (with buttons and no address the theme stops the build).
 - No live cells: Jupyter Book always adds sphinx-thebe, and adds its script twice, which is an error in the browser's
   console. Its one use would be to load code from the network, so it is disconnected.
-- ``speed-table``: the rows of benchmark records, from results/bench, as a table; its argument names the sections.
+- ``speed-table``: the rows of benchmark records, from benchmarks/, as a table; its argument names the sections.
 """
 
 import json
@@ -38,36 +38,49 @@ def without_live_cells(app: Sphinx, config: Config) -> None:
 
 
 class SpeedTable(Directive):
-    """A row a ratio, a column a record; where there is no record, it says so."""
+    """A row a ratio, a column a record; "not measured" where there is no record. The argument ``records`` lists these."""
 
     required_arguments = 1
-    final_argument_whitespace = True
 
     def run(self) -> list[nodes.Node]:
-        folder = Path(self.state.document.settings.env.srcdir) / "results" / "bench"
+        folder = Path(self.state.document.settings.env.srcdir) / "benchmarks"
         paths = {column: folder / f"{stem}.json" for column, stem in RECORDS.items()}
         records = {column: json.loads(path.read_text()) for column, path in paths.items() if path.exists()}
-        cells: dict[tuple[str, str], dict[str, str]] = {}
-        for column, record in records.items():
-            for row in record["rows"]:
-                if row["section"] in self.arguments[0].split():
-                    note = row["note"].split(";")[0]
-                    cells.setdefault((row["name"], note), {})[column] = _cell(row)
-        table = ["| ratio | goal, CPU | goal, GPU | " + " | ".join(RECORDS) + " |", "|---" * (3 + len(RECORDS)) + "|"]
-        for (name, note), values in cells.items():
-            goals = [goal.replace("<=", "≤").replace(">=", "≥") if goal else "–" for goal in GOALS.get(name, (None, None))]
-            columns = [values.get(c, "–" if c in records else "not measured") for c in RECORDS]
-            label = name + (f" ({note})" if note and "absent" not in note else "")
-            table.append("| " + " | ".join([label, *goals, *columns]) + " |")
-        for column, record in records.items():
-            source = record["provenance"]
-            sort = ", ".join(f"{k} {v}" for k, v in record["kernels"].items())
-            state = "" if record["complete"] else "; **incomplete**"
-            table += ["", f"*{column}*: batch {record['batch']}, {record['rounds']} rounds, {source['device']}, {source['threads']} "]
-            table[-1] += f"threads, torch {source['torch']}, {sort}, commit {str(source['commit'])[:12]}{state}."
+        lines = _provenance(records) if self.arguments == ["records"] else _table(records, self.arguments[0])
         box = nodes.container(classes=["speed-table"])
-        self.state.nested_parse(StringList(table, source=str(folder)), self.content_offset, box)
+        self.state.nested_parse(StringList(lines, source=str(folder)), self.content_offset, box)
         return [box]
+
+
+def _provenance(records: dict[str, Any]) -> list[str]:
+    lines = []
+    for column in RECORDS:
+        if (record := records.get(column)) is None:
+            lines.append(f"- *{column}*: not measured.")
+            continue
+        source, kernels = record["provenance"], record["kernels"]
+        path = f"{kernels['precision']}, compile {kernels['compile']}" + ", NHWC" * kernels["channels_last"]
+        what = f"batch {record['batch']}, {record['rounds']} rounds, {source['device']}, {source['threads']} threads, "
+        state = "" if record["complete"] else "; **incomplete**"
+        lines.append(f"- *{column}*: {what}torch {source['torch']}, {path}, commit {str(source['commit'])[:12]}{state}.")
+    return lines
+
+
+def _table(records: dict[str, Any], section: str) -> list[str]:
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for column, record in records.items():
+        for row in (row for row in record["rows"] if row["section"] == section):
+            note = row["note"].split(";")[0]
+            cells.setdefault((row["name"], note), {})[column] = _cell(row)
+    goals = any(name in GOALS for name, _ in cells)
+    head = ["ratio", *(["goal, CPU", "goal, GPU"] if goals else []), *RECORDS]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for (name, note), values in cells.items():
+        asked = [goal.replace("<=", "≤").replace(">=", "≥") if goal else "–" for goal in GOALS.get(name, (None, None))]
+        columns = [values.get(column, "–" if column in records else "not measured") for column in RECORDS]
+        label = name + (f" ({note})" if note and "absent" not in note else "")
+        lines.append("| " + " | ".join([label, *(asked if goals else []), *columns]) + " |")
+    return lines
 
 
 def _cell(row: dict[str, Any]) -> str:

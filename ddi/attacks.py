@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ddi.threat import Box, Threat, number, threat_model, whole
+from ddi.threat import Box, Projection, Threat, number, threat_model, whole
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Model = Callable[[Tensor], Tensor]
@@ -133,7 +133,8 @@ class Attack:
         """
         self.threat.check(x)
         check_labels(y, x.shape[0])
-        return self._ascend(model, x.detach(), y, self._start(x.detach(), generator))
+        project = self.threat.projection(x.detach())
+        return self._ascend(model, x.detach(), y, self._start(x.detach(), generator, project), project)
 
     def restarts(
         self,
@@ -167,13 +168,14 @@ class Attack:
         many, labels = x.repeat(m, *[1] * (x.ndim - 1)), y.repeat(m, *[1] * (y.ndim - 1))
         size = chunk or (len(many) if x.is_cuda else max(1, 2**19 // x[0].numel()))
         pieces = zip(many.split(size), labels.split(size), start.split(size), strict=True)
-        return torch.cat([self._ascend(model, *piece) for piece in pieces]).view(m, *x.shape)
+        found = [self._ascend(model, *piece, self.threat.projection(piece[0])) for piece in pieces]
+        return torch.cat(found).view(m, *x.shape)
 
-    def _start(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        return self.threat.sample(x, generator) if self.random_start else torch.zeros_like(x)
+    def _start(self, x: Tensor, generator: torch.Generator | None, project: Projection | None = None) -> Tensor:
+        return self.threat.sample(x, generator, project) if self.random_start else torch.zeros_like(x)
 
-    def _ascend(self, model: Model, x: Tensor, y: Tensor, delta: Tensor) -> Tensor:
-        project, attacked = self.threat.projection(x), getattr(model, "attacked", model)
+    def _ascend(self, model: Model, x: Tensor, y: Tensor, delta: Tensor, project: Projection) -> Tensor:
+        attacked = getattr(model, "attacked", model)
         best = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
         kept = delta
         with frozen(model), torch.enable_grad():

@@ -52,13 +52,19 @@ class Certificate:
     descends: bool
 
 
-def gram_matrix(gradients: Tensor, block: int = 1 << 20) -> Tensor:
+def gram_matrix(gradients: Tensor, block: int | None = None) -> Tensor:
     """``G_ij = <g_i, g_j>`` of the rows of ``(n, d)``, accumulated in float64 over blocks of columns; ``(n, n)`` float64.
+
+    By default a block is as large as a CPU's cache holds well, and on a GPU a million columns.
 
     Squaring costs half the digits: distances of the hull from 0 below about ``1.5e-8 max||g||`` are not resolved.
     """
-    pieces = check_floats("gradients", gradients, 2).split(block, dim=-1)
-    return sum(p @ p.mT for p in (piece.double() for piece in pieces))
+    block = block or (1 << 20 if gradients.is_cuda else 1 << 16)
+    pieces = check_floats("gradients", gradients, 2, finite=False).split(block, dim=-1)
+    gram = sum(p @ p.mT for p in (piece.double() for piece in pieces))
+    if not torch.isfinite(gram).all():  # the rows are large, and looked through only where something is wrong
+        check_floats("gradients", gradients, 2)
+    return gram
 
 
 def _layout(gradients: Tensor, groups: Tensor | None) -> Simplices:

@@ -12,13 +12,13 @@ from ddi.threat import number
 __all__ = ["Simplices", "check_floats", "project_simplex"]
 
 
-def check_floats(name: str, value: Tensor, ndim: int) -> Tensor:
+def check_floats(name: str, value: Tensor, ndim: int, finite: bool = True) -> Tensor:
     """Return ``value`` if it is a non-empty, finite, real floating tensor of at least ``ndim`` axes; else ``ValueError``."""
     if not isinstance(value, Tensor) or not value.is_floating_point():
         raise ValueError(f"{name} must be a floating-point tensor, got {getattr(value, 'dtype', type(value).__name__)}")
     if value.ndim < ndim or value.numel() == 0:
         raise ValueError(f"{name} must be non-empty with at least {ndim} axes, got shape {tuple(value.shape)}")
-    if not torch.isfinite(value).all():
+    if finite and not torch.isfinite(value).all():
         raise ValueError(f"{name} must be finite, got NaN or infinite entries")
     return value
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 Box = tuple[float, float] | None
+Projection = Callable[[Tensor], Tensor]
 
 __all__ = ["Box", "L2", "LInf", "Threat", "threat_model"]
 
@@ -75,12 +76,15 @@ class Threat:
         """Nearest point of ``S(x)`` in the Euclidean norm."""
         return self.projection(x)(delta.clone())
 
-    def projection(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+    def projection(self, x: Tensor) -> Projection:
         """The projection onto ``S(x)``, for many perturbations of the same images; it may overwrite its argument."""
         raise NotImplementedError
 
-    def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Random perturbation: uniform in the ball, then clipped to the box (the field's random start)."""
+    def sample(self, x: Tensor, generator: torch.Generator | None = None, project: Projection | None = None) -> Tensor:
+        """Random perturbation: uniform in the ball, then clipped to the box (the field's random start).
+
+        ``project`` is ``projection(x)``, if it is at hand.
+        """
         raise NotImplementedError
 
     def steepest(self, gradient: Tensor) -> Tensor:
@@ -102,7 +106,7 @@ class Threat:
 class LInf(Threat):
     """``S(x) = {d : max_j |d_j| <= eps, lo <= x + d <= hi}``; see :class:`Threat` for the arguments."""
 
-    def projection(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+    def projection(self, x: Tensor) -> Projection:
         """Solve ``min_s ||s - delta||_2`` over ``s in S(x)``, exactly: a clip, since the set is a box.
 
         Args:
@@ -115,10 +119,10 @@ class LInf(Threat):
         lo, hi = lo.clamp_(-self.eps, self.eps), hi.clamp_(-self.eps, self.eps)
         return lambda delta: delta.clamp_(lo, hi)
 
-    def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, x: Tensor, generator: torch.Generator | None = None, project: Projection | None = None) -> Tensor:
         """Uniform on ``[-eps, eps]`` in every coordinate, then clipped to the box."""
         noise = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-        return self.projection(x)(noise.mul_(2).sub_(1).mul_(self.eps))
+        return (project or self.projection(x))(noise.mul_(2).sub_(1).mul_(self.eps))
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """The sign of the gradient: it maximises ``<gradient, s>`` over ``max_j |s_j| <= 1``."""
@@ -133,7 +137,7 @@ class LInf(Threat):
 class L2(Threat):
     """``S(x) = {d : ||d||_2 <= eps, lo <= x + d <= hi}``; see :class:`Threat` for the arguments."""
 
-    def projection(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+    def projection(self, x: Tensor) -> Projection:
         """Solve ``min_s ||s - delta||_2`` over ``s in S(x)``: the true projection onto ball *and* box together.
 
         The solution is ``clip(c * delta)`` for the largest ``c`` in ``[0, 1]`` whose clip has norm ``<= eps``;
@@ -159,7 +163,7 @@ class L2(Threat):
         result[outside] = (low * unit).clamp(lo, hi)
         return result
 
-    def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, x: Tensor, generator: torch.Generator | None = None, project: Projection | None = None) -> Tensor:
         """Uniform in the ball (Gaussian direction, radius ``eps * U^(1/n)``), then clipped to the box."""
         normal = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         uniform = torch.rand(x.shape[0], generator=generator, dtype=x.dtype, device=x.device)

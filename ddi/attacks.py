@@ -166,7 +166,8 @@ class Attack:
         start = self._start(x.detach().repeat(m, *[1] * (x.ndim - 1)), generator)
         start, x, y = start.view(m, *x.shape)[:, part].flatten(0, 1), x.detach()[part], y[part]
         many, labels = x.repeat(m, *[1] * (x.ndim - 1)), y.repeat(m, *[1] * (y.ndim - 1))
-        size = chunk or (len(many) if x.is_cuda else max(1, 2**19 // x[0].numel()))
+        most = chunk or (len(many) if x.is_cuda else max(1, 2**19 // x[0].numel()))
+        size = -(-len(many) // -(-len(many) // most))  # pieces of one size, or nearly
         pieces = zip(many.split(size), labels.split(size), start.split(size), strict=True)
         found = [self._ascend(model, *piece, self.threat.projection(piece[0])) for piece in pieces]
         return torch.cat(found).view(m, *x.shape)

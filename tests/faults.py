@@ -33,7 +33,7 @@ FAULTS = [
     ("state not restored after an exception", "attacks", "        yield\n    finally:\n        for module, mode", "        yield\n    except ZeroDivisionError:\n        pass\n    else:\n        for module, mode", "attacks"),
     ("PGA takes sign steps", "attacks", "class PGA(PGD):", "class PGA(PGD):\n    x = 1\n\n\nclass _Unused(PGD):", "attacks"),
     ("margin over all classes", "attacks", "logits.masked_fill(true, -torch.inf).amax(1)", "logits.amax(1)", "attacks"),
-    ("chunk ignored", "attacks", "size = chunk or (len", "size = len(many) or (len", "attacks"),
+    ("chunk ignored", "attacks", "most = chunk or (len", "most = len(many) or (len", "attacks"),
     ("labels not checked", "attacks", "check=step == 1", "check=False", "attacks"),
     ("off by one in the sort", "simplices", "excess.gather(-1, rho - 1)", "excess.gather(-1, (rho - 2).clamp_min(0))", "solver"),
     ("ascending sort", "simplices", "descending=True", "descending=False", "solver"),

@@ -157,13 +157,14 @@ class Bench:
         fixed = attack(self.plain, self.x, self.y, self._draw())
         clean, full = self._loss(0.0), self._loss(fixed)
         plain = unit(self.plain, self.x, self.y, lambda *_: fixed).gradient.double()
+        plain /= plain.norm()
         channels, mode = self.kernels.channels_last, self.kernels.compile
         for precision in ("float32", "attack-bf16", "bf16"):
             fast = Fast(self.plain, Kernels(precision, channels, mode))
             gain = (self._loss(attack(fast, self.x, self.y, self._draw())) - clean) / (full - clean)
             rows.append(self.row(f"gain of the attack, {precision} / plain", value=gain))
-            slope = float(unit(fast, self.x, self.y, lambda *_: fixed).gradient.double() @ plain)
-            rows.append(self.row(f"slope lost by a direction, {precision}", value=1 - slope))
+            other = unit(fast, self.x, self.y, lambda *_: fixed).gradient.double()
+            rows.append(self.row(f"slope lost by a direction, {precision}", value=1 - float(other @ plain / other.norm())))
         return rows
 
     def growth(self) -> list[Row]:

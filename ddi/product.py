@@ -135,16 +135,18 @@ def _chunk_gradients(
     k = len(x) * world()
     whole("chunks", chunks, k)
     part = torch.arange(k) * chunks // k
-    mine = part[rank() * len(x) :][: len(x)].to(x.device)
+    mine, sizes = (v.tolist() for v in part[rank() * len(x) :][: len(x)].unique_consecutive(return_counts=True))
     rows = x.new_zeros(len(deltas), chunks, sum(p.numel() for p in model.parameters()))
     losses = x.new_empty(len(deltas), len(x))
     with frozen(model):
         for row, values, d in zip(rows, losses, deltas, strict=True):
             if k < 16 * chunks and k % chunks == 0 and chunks % world() == 0:  # small parts of equal size, all at once
-                row[mine.unique()], values[:] = _part_gradients(model, x + d, y, chunks // world(), loss)
+                row[mine], values[:] = _part_gradients(model, x + d, y, chunks // world(), loss)
                 continue
-            for c in mine.unique().tolist():
-                row[c], values[mine == c] = _sum_gradient(model, (x + d)[mine == c], y[mine == c], loss)
+            for c, images, labels, their in zip(
+                mine, (x + d).split(sizes), y.split(sizes), values.split(sizes), strict=True
+            ):
+                row[c], their[:] = _sum_gradient(model, images, labels, loss)
     return total(rows.div_(k)), part, gather(losses, 1)
 
 

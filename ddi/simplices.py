@@ -18,7 +18,7 @@ def check_floats(name: str, value: Tensor, ndim: int, finite: bool = True) -> Te
         raise ValueError(f"{name} must be a floating-point tensor, got {getattr(value, 'dtype', type(value).__name__)}")
     if value.ndim < ndim or value.numel() == 0:
         raise ValueError(f"{name} must be non-empty with at least {ndim} axes, got shape {tuple(value.shape)}")
-    if finite and not torch.isfinite(value).all():
+    if finite and not all(math.isfinite(extreme) for extreme in torch.aminmax(value.detach())):
         raise ValueError(f"{name} must be finite, got NaN or infinite entries")
     return value
 

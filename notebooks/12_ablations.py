@@ -43,7 +43,6 @@ if "google.colab" in sys.modules and importlib.util.find_spec("ddi") is None:
 import copy
 import json
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -119,7 +118,7 @@ torch.set_default_dtype(torch.float64)
 # ::::
 # :::::
 #
-# In plain words: normalisation does not know about Danskin. Where gradients are shorter than 1 it takes longer steps, where they are longer than 1 shorter ones, always of length $\eta$. It also makes a drop of the learning rate matter more: on the quadratic a factor 0.1 in $\eta$ is a factor 0.01 in the floor, while raw
+# In plain words: normalisation does not know about Danskin. Where gradients are shorter than 1 it takes longer steps, where they are longer than 1 shorter ones, always of length $\eta$. It also makes a drop of the learning rate matter more: on the quadratic a factor 0.1 in $\eta$ is a factor 0.01 in the floor, give or take a factor 2, while raw
 # gradient descent has no floor to lower. A network has noise and more than one curvature, so this is a hint to test, not a prediction to trust.
 #
 # (check-12-1)=
@@ -194,7 +193,7 @@ assert 50 < np.mean(high[-2:]) / np.mean(low[-2:]) < 200
 # | **min-norm point** | *raw DDi* | DDi, as in Algorithm 1 |
 #
 # The live setting: an MLP 64-64-64-10 with CELU, $\epsilon = 0.1$, PGD-7 with $\alpha = \epsilon/4$, batches of 50, 40 steps of SGD without weight decay, two seeds. Arms are paired: with one seed they have the same first weights, batches and random starts of the first restart. The *robust loss* is the cross-entropy on 400 held-out digits
-# under PGD-20. We chose $\epsilon$, the network and the number of steps after a look at other settings, mainly so that forty steps are enough to learn something.
+# under PGD-10. We chose $\epsilon$, the network and the number of steps after a look at other settings, mainly so that forty steps are enough to learn something.
 
 # %% tags=["hide-input"]
 @dataclass
@@ -210,8 +209,8 @@ class Fit:
 
 
 def robust_loss(net):
-    """Mean cross-entropy on the held-out digits under PGD-20."""
-    attack = ddi.PGD(eps=ε, alpha=ε / 4, steps=20)
+    """Mean cross-entropy on the held-out digits under PGD-10."""
+    attack = ddi.PGD(eps=ε, alpha=ε / 4, steps=10)
     δ = attack(net, x_val, y_val, torch.Generator().manual_seed(0))
     with torch.no_grad():
         return ddi.cross_entropy(net.eval()(x_val + δ), y_val).mean().item()
@@ -244,13 +243,15 @@ ARMS = {
     "raw DDi": ddi.descent_rule("ddi", m=3, normalize=False),
     "DDi": ddi.descent_rule("ddi", m=3),
 }
-SEEDS = (0, 1)
+SEEDS, RUNS = (0, 1), {}
 
 
-@cache
 def arm(name, seed, lr=0.1, **options):
     """The run of an arm, trained once."""
-    return fit(ARMS[name], lr, seed, **options)
+    key = name, seed, lr, *options.items()
+    if key not in RUNS:
+        RUNS[key] = fit(ARMS[name], lr, seed, **options)
+    return RUNS[key]
 
 
 # %% [markdown]
@@ -293,50 +294,54 @@ plt.show()
 #
 # ### Each arm at its own learning rate
 #
-# A fair comparison gives each arm the best rate of one common grid, chosen on held-out data. The grid is that of `controls.toml`.
+# A fair comparison gives each arm the best rate of one common grid, chosen on held-out data. The grid is that of `controls.toml` without its lowest rate, 0.03, at which nothing is learnt in forty steps.
 #
 # (check-12-4)=
-# **Check 12.4** *(a learning rate of its own.)* Grid 0.03, 0.1, 0.3, 1; each seed. (i) Raw PGD at its best rate, 0.3, gains more than 0.3 nats over rate 0.1, and overtakes normalised PGD and DDi at 0.1. (ii) At the best rate of each, normalised PGD is still ahead of raw PGD by more than 0.1 nats.
-# (iii) At 0.03, 0.1 and 0.3, DDi and normalised PGD agree to 0.03 nats. (iv) At rate 1 raw PGD ends above 2.3 nats, worse than guessing; normalised PGD and DDi do not.
+# **Check 12.4** *(a learning rate of its own.)* Grid 0.1, 0.3, 1; two seeds, for DDi above 0.1 only seed 0. (i) Raw PGD at its best rate, 0.3, gains more than 0.3 nats over rate 0.1, and overtakes normalised PGD and DDi at 0.1. (ii) At the best rate of each, normalised PGD is still ahead of raw PGD by more than 0.1 nats.
+# (iii) At 0.1 and 0.3, DDi and normalised PGD agree to 0.03 nats. (iv) At rate 1 raw PGD ends above 2.3 nats, worse than guessing; normalised PGD and DDi do not.
 
 # %%
-GRID, THREE = (0.03, 0.1, 0.3, 1.0), ("PGD", "PGD normalised", "DDi")
-grid = {(name, lr): [arm(name, seed, lr).loss for seed in SEEDS] for name in THREE for lr in GRID}
-best = {name: np.min([grid[name, lr] for lr in GRID], axis=0) for name in THREE}
+GRID, THREE = (0.1, 0.3, 1.0), ("PGD", "PGD normalised", "DDi")
+grid = {}
+for name in THREE:
+    for lr in GRID:
+        seeds = SEEDS[:1] if name == "DDi" and lr > 0.1 else SEEDS
+        grid[name, lr] = np.array([arm(name, seed, lr).loss for seed in seeds])
+best = {name: np.min([grid[name, lr] for lr in GRID], axis=0) for name in THREE[:2]}
 
 # %%
-at = {name: {lr: np.array(grid[name, lr]) for lr in GRID} for name in THREE}
-assert np.all(best["PGD"] == at["PGD"][0.3])
-assert np.all(at["PGD"][0.1] - best["PGD"] > 0.3)
-assert np.all(best["PGD"] < np.minimum(at["PGD normalised"][0.1], at["DDi"][0.1]))
+assert np.all(best["PGD"] == grid["PGD", 0.3])
+assert np.all(grid["PGD", 0.1] - best["PGD"] > 0.3)
+assert np.all(best["PGD"] < np.minimum(grid["PGD normalised", 0.1], grid["DDi", 0.1]))
 assert np.all(best["PGD"] - best["PGD normalised"] > 0.1)
-for lr in GRID[:3]:
-    assert np.all(abs(at["DDi"][lr] - at["PGD normalised"][lr]) < 0.03)
-assert np.all(at["PGD"][1.0] > 2.3)
-assert np.all(np.maximum(at["PGD normalised"][1.0], at["DDi"][1.0]) < 2.3)
+for lr in GRID[:2]:
+    n = len(grid["DDi", lr])
+    assert np.all(abs(grid["DDi", lr] - grid["PGD normalised", lr][:n]) < 0.03)
+assert np.all(grid["PGD", 1.0] > 2.3)
+assert max(*grid["PGD normalised", 1.0], *grid["DDi", 1.0]) < 2.3
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-12-grid", "caption": "Three times the learning rate does more for raw PGD than DDi does. Robust loss after 40 steps on the digits against the learning rate, two seeds (dots) and their mean. Raw PGD falls off at both ends; normalised PGD and DDi tolerate a wider range. Off the scale is drawn at the top edge."}, "image": {"alt": "Robust loss against learning rate on a logarithmic axis. Normalised PGD and DDi fall together from 2.26 at rate 0.03 to below 1.5 at 0.3. Raw PGD is worse at 0.03 and 0.1, comes near at 0.3, and leaves the scale at 1."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-12-grid", "caption": "Three times the learning rate does more for raw PGD than DDi does. Robust loss after 40 steps on the digits against the learning rate; one marker a seed, lines through seed 0. Raw PGD is worse on both sides of 0.3; normalised PGD and DDi bear rate 1. Off the scale is drawn at the top edge."}, "image": {"alt": "Robust loss against learning rate on a logarithmic axis. Normalised PGD and DDi fall together from near 1.96 at rate 0.1 to near 1.55 at 0.3. Raw PGD lies near 2.26 at 0.1 and 1.8 at 0.3, and leaves the scale at 1."}}
 fig, ax = plt.subplots(figsize=(6.4, 4.2))
 TOP = 2.75
 for shift, name in zip((0.94, 1.0, 1.06), THREE, strict=True):
     style = plots.METHODS[name]
-    ax.plot(GRID, np.minimum([np.mean(grid[name, lr]) for lr in GRID], TOP), **(style | {"marker": ""}))
+    ax.plot(GRID, np.minimum([grid[name, lr][0] for lr in GRID], TOP), **(style | {"marker": ""}))
     for lr in GRID:
-        ax.plot([lr * shift] * 2, np.minimum(grid[name, lr], TOP), style["marker"], color=style["color"], markersize=7, clip_on=False)
+        ax.plot([lr * shift] * len(grid[name, lr]), np.minimum(grid[name, lr], TOP), style["marker"], color=style["color"], markersize=7, clip_on=False)
 ax.axhline(np.log(10), color="#888888", linewidth=1)
-ax.annotate("guessing", (0.175, np.log(10)), (0, -3), textcoords="offset points", va="top", color="#666666", fontsize=11)
+ax.annotate("guessing", (0.2, np.log(10)), (0, -3), textcoords="offset points", va="top", color="#666666", fontsize=11)
 ax.annotate("raw PGD", (0.42, 2.35), ha="right", color=plots.METHODS["PGD"]["color"])
-ax.annotate("PGD normalised (dashed), DDi", (0.029, 1.55), color=plots.METHODS["DDi"]["color"])
+ax.annotate("PGD normalised (dashed), DDi", (0.094, 1.33), color=plots.METHODS["DDi"]["color"])
 ax.set(xscale="log", xlabel="learning rate", ylabel="robust loss after 40 steps", ylim=(1.2, TOP))
 ax.set_xticks(GRID, [f"{lr:g}" for lr in GRID])
 ax.minorticks_off()
 plt.show()
 
 # %% [markdown]
-# So the answer on the digits has two halves. With the paper's protocol, one learning rate for both, "DDi against PGD" shows a large gain that has nothing to do with Danskin. With a rate for each, most of the gain goes; what stays belongs to the normalised step, and is the same without DDi ({numref}`fig-12-grid`). It is a matter of a schedule:
-# the gradient's norm differs by a factor of nearly two and more within these forty steps, and no constant rate suits them all.
+# So the answer on the digits has two halves ({numref}`fig-12-grid`). With the paper's protocol, one learning rate for both, "DDi against PGD" shows a gain that has nothing to do with Danskin, and is smaller than what raw PGD gains from a better rate. With a rate for each, normalised training gains as well, and a lead of a few tenths of a nat
+# stays. It belongs to the normalised step, and is the same without DDi. It may be a matter of a schedule: the gradient's norm varies by a factor of about two within these forty steps, and no constant rate suits them all.
 #
-# At rate 1 the figure shows DDi ahead of normalised PGD, in both seeds. Steps of length 1 make the training chaotic, and two seeds are too few. A trial with six, `arm("DDi", seed, 1.0, steps=n)` against normalised PGD, gave a mean difference of $-0.06 \pm 0.09$ nats (standard error) for `n = 40`, and of $+0.25 \pm 0.08$, DDi behind, for `n = 60`. We assert nothing there.
+# At rate 1 the figure shows DDi ahead of normalised PGD. Steps of length 1 make the training chaotic, and one seed is too few. A trial with six, `arm("DDi", seed, 1.0, steps=n)` against normalised PGD, gave a mean difference of $-0.06 \pm 0.09$ nats (standard error) for `n = 40`, and of $+0.25 \pm 0.08$, DDi behind, for `n = 60`. We assert nothing there.
 #
 # (check-12-5)=
 # **Check 12.5** *(a schedule does it.)* Raw PGD with the rates $0.1/\lVert w_k\rVert$ taken from the *other* seed's normalised run: other weights, other batches, nothing is normalised now. It recovers more than half of what normalisation gains at rate 0.1. The largest norm in a run is more than 1.8 times the smallest.
@@ -355,40 +360,40 @@ for seed in SEEDS:
 # A gradient shorter than 1 is no law. The paper's network, ResNet-18 with GroupNorm, behaves the other way round at its start. We can see so much with one batch of the digits.
 #
 # (check-12-6)=
-# **Check 12.6** *(ResNet-18 overshoots at learning rate 0.1.)* First batch, 64 digits, FAST, PyTorch's first weights, CELU. With GroupNorm the gradient is longer than 10: the raw step is longer than 1, and leaves the robust loss of its own batch more than twice as high as it was, and more than twice as high as the normalised step does, which moves it by less than 1 nat. Without normalisation layers the gradient is shorter than 1.
+# **Check 12.6** *(ResNet-18 overshoots at learning rate 0.1.)* First batch, 32 digits, FAST, PyTorch's first weights, CELU. With GroupNorm the gradient is longer than 10: the raw step is longer than 1, and leaves the robust loss of its own batch more than twice as high as it was, and more than twice as high as the normalised step does, which moves it by less than 1 nat. Without normalisation layers the gradient is shorter than 1.
 
 # %% tags=["hide-input"]
-images, labels = X[:64].float(), Y[:64]
+images, labels = X[:32].float(), Y[:32]
 fast = ddi.FAST(ε, 1.25 * ε)
 
 
-def first_step(norm, normalise):
-    """ResNet-18's first step on the batch, and the network."""
+def first_step(norm):
+    """ResNet-18's first raw step on the batch, and the network."""
     torch.manual_seed(0)
     net = ddi.ResNet18(1, 10, "celu", norm).float().train()
-    rule = ddi.descent_rule("single", normalize=normalise)
-    return rule(net, images, labels, fast, torch.Generator().manual_seed(0)), net
+    return ddi.descent_rule("single")(net, images, labels, fast, torch.Generator().manual_seed(0)), net
 
 
-def after(step, net):
-    """The robust loss of the batch after that step, with rate 0.1."""
-    θ = torch.nn.utils.parameters_to_vector(net.parameters()).detach()
-    torch.nn.utils.vector_to_parameters(θ - 0.1 * step.gradient, net.parameters())
+def after(w, net):
+    """The robust loss of the batch after a step along -w, with rate 0.1."""
+    net, θ = copy.deepcopy(net), torch.nn.utils.parameters_to_vector(net.parameters()).detach()
+    torch.nn.utils.vector_to_parameters(θ - 0.1 * w, net.parameters())
     δ = fast(net, images, labels, torch.Generator().manual_seed(0))
     with torch.no_grad():
         return ddi.cross_entropy(net(images + δ), labels).mean().item()
 
 
 # %%
-raw, unit = (first_step("group", normalise) for normalise in (False, True))
-before, raw_after, unit_after = raw[0].loss, after(*raw), after(*unit)
-assert raw[0].diagnostics["norm"] > 10
+step, net = first_step("group")
+before, w = step.loss, step.gradient
+raw_after, unit_after = after(w, net), after(w / w.norm(), net)
+assert w.norm() > 10
 assert raw_after > 2 * max(before, unit_after)
 assert abs(unit_after - before) < 1
-assert first_step("none", normalise=False)[0].diagnostics["norm"] < 1
+assert first_step("none")[0].gradient.norm() < 1
 
 # %% [markdown]
-# So with the paper's network, at least with PyTorch's first weights and on the digits, PGD's first steps are far *too long*, and normalisation acts like gradient clipping. (With these weights the normalised step does not lower the loss either: here 0.1 is long in any direction.) A faster initial rise of DDi could come from that alone. Whether it explains Fig. 4 is for the recorded runs of ResNet-18 to say: the column `norm` of a record and the arm `pgd-normalised` are there to decide it.
+# So with the paper's network, at least with PyTorch's first weights and on the digits, PGD's first steps are far *too long*, and normalisation acts like gradient clipping. (The normalised step hardly lowers the loss either: here 0.1 is long in any direction.) A faster initial rise of DDi could come from that alone. Whether it explains Fig. 4 is for the recorded runs of ResNet-18 to say: the column `norm` of a record and the arm `pgd-normalised` are there to decide it.
 # Either way the warning is the same: a comparison of a normalised with a raw direction at one learning rate compares lengths first.
 #
 # ## ReLU, BatchNorm, momentum
@@ -418,7 +423,7 @@ for s in SETTINGS:
     assert abs(table[s, "DDi"].loss - table[s, "PGD normalised"].loss) < 0.03
     assert table[s, "DDi"].negative == 0
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-12-settings", "caption": "Who wins depends on the length of the gradients; DDi and normalised PGD are the same in all four. Robust loss after 40 steps on the digits at learning rate 0.1, seed 0; left is better."}, "image": {"alt": "Four rows: CELU, ReLU, BatchNorm, momentum. In each row the squares of normalised PGD and the triangles of DDi coincide. The circles of raw PGD lie to the right, worse, with CELU, ReLU and, a little, momentum, and to the left, better, with BatchNorm."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-12-settings", "caption": "Who wins depends on the length of the gradients; DDi and normalised PGD are the same in all four. Robust loss after 40 steps on the digits at learning rate 0.1, seed 0; left is better. Grey: the mean norm of raw PGD's gradients."}, "image": {"alt": "Four rows: CELU, ReLU, BatchNorm, momentum. In each row the squares of normalised PGD and the triangles of DDi coincide. The circles of raw PGD lie to the right, worse, with CELU, ReLU and, a little, momentum, and to the left, better, with BatchNorm."}}
 fig, ax = plt.subplots(figsize=(6.4, 4.0))
 for row, s in enumerate(SETTINGS):
     for name, dy in zip(THREE, (0.0, -0.13, 0.13), strict=True):
@@ -430,7 +435,7 @@ for name, x0, text in (("PGD", 0.0, "● raw PGD"), ("PGD normalised", 0.3, "■
     ax.annotate(text, (x0, 1.04), xycoords="axes fraction", color=plots.METHODS[name]["color"])
 ax.set_yticks(range(len(SETTINGS)), SETTINGS)
 ax.invert_yaxis()
-ax.set(xlabel="robust loss", ylim=(3.5, -0.6), xlim=(1.0, 2.55))
+ax.set(xlabel="robust loss", ylim=(3.5, -0.6), xlim=(1.0, 2.8))
 ax.grid(axis="y", visible=False)
 plt.show()
 
@@ -456,8 +461,9 @@ def bn_net(trained):
 def first_gradient(net, δs, joint):
     """The gradient of the mean loss at the first perturbation, all in one pass or each in its own."""
     net = copy.deepcopy(net)
-    batch = torch.cat([X[:50] + δ for δ in (δs if joint else δs[:1])])
-    value = ddi.cross_entropy(net(batch)[:50], Y[:50]).mean()
+    batches = [X[:50] + δ for δ in δs]
+    outputs = net(torch.cat(batches)) if joint else [net(b) for b in reversed(batches)][-1]
+    value = ddi.cross_entropy(outputs[:50], Y[:50]).mean()
     return torch.cat([g.flatten() for g in torch.autograd.grad(value, list(net.parameters()))])
 
 
@@ -530,38 +536,38 @@ for activation in ("CELU (base)", "ReLU"):
 #
 # ## As much work, otherwise spent
 #
-# Figs. 5a and 5b ask whether one could spend the tenfold work differently. We repeat both with three times the work, and give every variant a second chance: with its gradient normalised.
+# Figs. 5a and 5b ask whether one could spend the tenfold work differently. We repeat both with twice the work, and give every variant a second chance: with its gradient normalised.
 #
 # (check-12-10)=
-# **Check 12.10** *(the fast rise comes with the norm.)* Eight ways to get a gradient, the first 30 steps at learning rate 0.1, one seed. *Every* normalised variant is ahead of *every* raw one by more than 0.1 nats. Among the raw ones, and among the normalised ones, none differs from another by more than 0.05 nats.
+# **Check 12.10** *(the fast rise comes with the norm.)* Eight ways to get a gradient, the first 20 steps at learning rate 0.2, one seed. *Every* normalised variant is ahead of *every* raw one by more than 0.1 nats. Among the raw ones, and among the normalised ones, none differs from another by more than 0.05 nats.
 
 # %%
-pgd21 = ddi.PGD(eps=ε, alpha=ε / 4, steps=21)
-pgd21_1t = ddi.PGD(eps=ε, alpha=ε / 4, steps=21, schedule=ddi.inverse_time(8))
+pgd14 = ddi.PGD(eps=ε, alpha=ε / 4, steps=14)
+pgd14_1t = ddi.PGD(eps=ε, alpha=ε / 4, steps=14, schedule=ddi.inverse_time(8))
 VARIANTS = {
     "PGD-7": ("single", pgd7),
-    "PGD-21": ("single", pgd21),
-    "PGD-21 – 1/t": ("single", pgd21_1t),
-    "PGD-max-3": ("max", pgd7),
-    "PGD-min-3": ("min", pgd7),
-    "DDi-3": ("ddi", pgd7),
+    "PGD-14": ("single", pgd14),
+    "PGD-14 – 1/t": ("single", pgd14_1t),
+    "PGD-max-2": ("max", pgd7),
+    "PGD-min-2": ("min", pgd7),
+    "DDi-2": ("ddi", pgd7),
     "FAST": ("single", fast),
-    "DDi-FAST-3": ("ddi", fast),
+    "DDi-FAST-2": ("ddi", fast),
 }
 
 # %%
 rise = np.empty((len(VARIANTS), 2))
 for i, (name, attack) in enumerate(VARIANTS.values()):
     for j, normalise in enumerate((False, True)):
-        rule = ddi.descent_rule(name, m=3, normalize=normalise)
-        rise[i, j] = fit(rule, steps=30, attack=attack).loss
+        rule = ddi.descent_rule(name, m=2, normalize=normalise)
+        rise[i, j] = fit(rule, lr=0.2, steps=20, attack=attack).loss
 
 # %%
 raws, units = rise.T
 assert raws.min() - units.max() > 0.1
 assert np.ptp(raws) < 0.05 and np.ptp(units) < 0.05
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-12-variants", "caption": "Eight ways to spend the work make two groups: raw (open) and normalised (filled). Robust loss after 30 steps on the digits, learning rate 0.1, one seed. The paper compares filled DDi with the open others."}, "image": {"alt": "Eight rows with two markers each. All open markers, raw gradients, lie in a column near 2.28 on the right; all filled markers, normalised gradients, in a column near 2.10 on the left. DDi is no exception."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-12-variants", "caption": "Eight ways to spend the work make two groups: raw (open) and normalised (filled). Robust loss after 20 steps on the digits, learning rate 0.2, one seed. The paper compares filled DDi (triangles) with the open others."}, "image": {"alt": "Eight rows with two markers each. All open markers, raw gradients, lie in a column near 2.26 on the right; all filled markers, normalised gradients, in a column near 2.03 on the left. DDi is no exception."}}
 fig, ax = plt.subplots(figsize=(6.4, 4.6))
 for row, name in enumerate(VARIANTS):
     style = plots.METHODS["DDi" if "DDi" in name else "PGD"]
@@ -571,19 +577,19 @@ ax.set_yticks(range(len(VARIANTS)), VARIANTS)
 for tick, name in zip(ax.get_yticklabels(), VARIANTS, strict=True):
     tick.set_color(plots.METHODS["DDi" if "DDi" in name else "PGD"]["color"])
 ax.invert_yaxis()
-ax.set(xlabel="robust loss after 30 steps", ylim=(len(VARIANTS) - 0.5, -1.1), xlim=(2.05, 2.32))
+ax.set(xlabel="robust loss after 20 steps", ylim=(len(VARIANTS) - 0.5, -1.1), xlim=(1.97, 2.32))
 ax.annotate("normalised", (units.mean(), -0.65), ha="center")
 ax.annotate("raw", (raws.mean(), -0.65), ha="center")
 ax.grid(axis="y", visible=False)
 plt.show()
 
 # %% [markdown]
-# Of the eight, exactly one is normalised in the paper. In {numref}`fig-12-variants` that is the whole difference. A single-step adversary indeed suffices for a fast start, as section 5.3 says, but normalised FAST does it without DDi. None of this concerns final accuracy, for which the quality of the attack may well matter.
+# Of the eight, only the two with DDi are normalised in the paper; in {numref}`fig-12-variants` that is the whole difference. A single-step adversary indeed suffices for a fast start, as section 5.3 says, but normalised FAST does it without DDi. None of this concerns final accuracy, for which the quality of the attack may well matter.
 #
 # (records-12)=
 # ## The records: a small network on CIFAR-10
 #
-# All rules and controls on real CIFAR-10, with a small network, as recorded. The next cell takes the largest experiment that has complete runs, and says what it is.
+# All rules and controls on real CIFAR-10, with a small network, as recorded. The next cell takes the larger of two experiments, `controls`, if it has complete runs, `small-cifar10` otherwise, and says which.
 
 # %% tags=["hide-input"]
 # NBVAL_IGNORE_OUTPUT
@@ -610,8 +616,10 @@ for other in ("figure4-right", "figure5a", "figure5b"):
     print(f"{other}: {len(complete(other)) or 'no'} complete runs recorded")
 
 # %% [markdown]
-# It is half a pass over the data, far from the paper's 200 epochs: a look at the *start* of training, no more. The images are JPEG copies where the data's name says so. For each arm, means over seeds of the robust validation accuracy (PGD-20) in per cent, best and last row of the record apart, ± standard deviation where there is more than one seed; then the paired difference of
-# the last values to `pgd-normalised`, ± standard error. The choice of the best row favours it slightly, since it is made on the same images. The binomial standard error of one accuracy of 20 % on 1 000 images is about 1.3 points; paired arms share their images, so their differences scatter less.
+# `small-cifar10` is half a pass over the data, far from the paper's 200 epochs: a look at the *start* of training, no more. The images are JPEG copies where the data's name says so.
+#
+# The table has for each arm the mean over seeds of the robust validation accuracy (PGD-20) in per cent, ± standard deviation, on the best and on the last row of the record; then the paired difference of
+# the last values to `pgd-normalised`, ± standard error. The best row is chosen on the same images, which favours it slightly. The binomial standard error of one accuracy of 20 % on 1 000 images is about 1.3 points; paired arms share their images, so their differences scatter less.
 
 # %% tags=["hide-input"]
 # NBVAL_IGNORE_OUTPUT
@@ -642,10 +650,11 @@ for name in sorted(runs, key=lambda a: -np.mean(list(by_seed(a).values()))):
 
 # %% [markdown]
 # (check-12-11)=
-# **Check 12.11** *(the record agrees with the digits.)* Over the seeds that arms share: on the last row the training loss of every normalised rule is below raw PGD's by more than 0.02 nats, mean over seeds. DDi, product and normalised mean differ from normalised PGD by less than 0.01 nats, raw DDi and raw product from raw PGD by less than 0.01. Raw PGD's gradients are shorter than 0.5 throughout. In DDi's steps the cosines exceed 0.99 on average, and no pair has a negative inner product.
+# **Check 12.11** *(the record agrees with the digits.)* Over the seeds that arms share: on the last row the training loss of every normalised rule is below raw PGD's by more than 0.02 nats, mean over seeds. DDi, comb, product and normalised mean differ from normalised PGD by less than 0.01 nats, raw DDi, raw product and the mean from raw PGD by less than 0.01. Raw PGD's gradients are shorter than 0.5 throughout. In DDi's steps the cosines exceed 0.99 on average, and no pair has a negative inner product.
 
 # %%
-UNIT, RAW = ("pgd-normalised", "ddi", "product", "mean-normalised"), ("pgd", "ddi-raw", "product-raw", "mean")
+UNIT = ("pgd-normalised", "ddi", "product", "comb", "mean-normalised")
+RAW = ("pgd", "ddi-raw", "product-raw", "mean")
 if chosen == "small-cifar10":
     for name in (a for a in UNIT if a in runs):
         assert paired(name, "pgd", "train_loss").mean() < -0.02
@@ -689,11 +698,12 @@ bottom.annotate("pale: norm", (1, 1.04), xycoords="axes fraction", ha="right", c
 plt.show()
 
 # %% [markdown]
-# {numref}`fig-12-records` shows the same two groups as {numref}`fig-12-variants`. On this network the gradients are short throughout: raw PGD at the paper's rate is starved, and DDi "wins" for that reason.
+# {numref}`fig-12-records` shows the same two groups as {numref}`fig-12-variants`. On this network the gradients are short throughout: raw PGD at the paper's rate is starved, and at that rate DDi "wins" for that reason.
 #
 # ### Each arm at its own learning rate, on the records
 #
-# A second experiment, `small-cifar10-lr.toml`, gives five arms the rates 0.03, 0.3 and 1 besides 0.1. Each arm's rate is *chosen* by the robust validation accuracy of seed 0 on the last row; with it the arm is trained with two more seeds, and then *measured* on test images that chose nothing: the first 1 017 of CIFAR-10's test set, once as original, lossless pixels and once as JPEG copies like the training images.
+# A second experiment, `small-cifar10-lr.toml`, gives five arms the rates 0.03, 0.3 and 1 besides 0.1. Each arm's rate is *chosen* by the robust validation accuracy of seed 0 on the last row. With it the arm is trained with two more seeds, and then *measured* on test images that chose nothing: the first 1 017 of CIFAR-10's test set, once as original, lossless pixels and once as JPEG copies like the training
+# images. The last column is the paired difference, ± standard error.
 
 # %% tags=["hide-input"]
 # NBVAL_IGNORE_OUTPUT
@@ -735,7 +745,7 @@ for name in FIVE:
     apart = [tests[0][s] - reference[s] for s in tests[0] if s in reference]
     print(f"  {name:16}{own[name]:6g}  {spread(last(name, own[name]).values()):13}{spread(tests[0].values()):16}{spread(tests[1].values()):13}{spread(apart, True)}")
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-12-lr", "caption": "With a learning rate for each arm most of raw PGD's lag is gone; what is left belongs to the normalised step, and DDi adds nothing to it. Small network on CIFAR-10 (JPEG copies), 400 steps, robust validation accuracy on the last row; one marker a seed, lines through the means. At rate 1 raw PGD ended in NaN (drawn at zero) and the bundle at chance."}, "image": {"alt": "Robust accuracy against learning rate. Normalised PGD, DDi and product DDi lie on one another: 12 per cent at 0.03, 16 at 0.1, near 20 at 0.3, 19 at 1. Raw PGD and the bundle lie together below: 7, 11 and 17 per cent, and break down at 1."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-12-lr", "caption": "With a learning rate for each arm about half of raw PGD's lag is left; it belongs to the normalised step, and DDi adds nothing to it. Small network on CIFAR-10 (JPEG copies), 400 steps, robust validation accuracy on the last row; one marker a seed (three at 0.1 and 0.3, else one), lines through the means. At rate 1 raw PGD was stopped because its loss or gradient was no longer finite (drawn at zero), and the bundle ended at chance."}, "image": {"alt": "Robust accuracy against learning rate. Normalised PGD, DDi and product DDi lie on one another: 12 per cent at 0.03, 16 at 0.1, 19 at 0.3 and at 1. Raw PGD and the bundle lie together below: 7, 11 and 17 per cent, and break down at 1."}}
 fig, ax = plt.subplots(figsize=(6.4, 4.6))
 LOOK = {"pgd": ("PGD", 1.0), "bundle": ("bundle", 1.1), "pgd-normalised": ("PGD normalised", 0.92), "ddi": ("DDi", 1.0), "product": ("product DDi", 1.08)}
 for name, (method, shift) in LOOK.items():
@@ -753,33 +763,46 @@ plt.show()
 
 # %% [markdown]
 # (check-12-12)=
-# **Check 12.12** *(a rate for each arm, on the records.)* All five arms choose 0.3. There raw PGD gains more than 3 points of robust validation accuracy over 0.1 in each seed, and is above *normalised* PGD and DDi at 0.1 in the mean. Normalised PGD at 0.3 is still above raw PGD at 0.3, by more than 1 point in each seed. DDi and product DDi are within 1 point of it in each seed at 0.3, and the bundle within 1 point of raw PGD. At rate 1 raw PGD did not survive, and the normalised rules did.
+# **Check 12.12** *(a rate for each arm, on the records.)* All five arms choose 0.3. On the validation images and on both kinds of test images: (i) raw PGD at 0.3 gains more than 3 points of robust accuracy over 0.1 in each seed, and is then within 1 point of what *normalised* PGD and DDi reach at 0.1, in the mean. (ii) Normalised PGD at 0.3 is above raw PGD at 0.3 by more than 2 points in each seed.
+# (iii) At 0.3 DDi and product DDi are within 1 point of normalised PGD in each seed, and the bundle within 1 point of raw PGD. At rate 1, on the last row, raw PGD did not survive, the bundle is below 12 %, and the three normalised rules are above 18 %.
 
 # %%
-if len(last("bundle", 0.3)) == 3:
-    three = {(name, lr): np.array([last(name, lr)[s] for s in range(3)]) for name in FIVE for lr in (0.1, 0.3)}
-    assert set(own.values()) == {0.3}
-    assert (three["pgd", 0.3] - three["pgd", 0.1] > 0.03).all()
-    assert three["pgd", 0.3].mean() > max(three[name, 0.1].mean() for name in ("pgd-normalised", "ddi"))
-    assert (three["pgd-normalised", 0.3] - three["pgd", 0.3] > 0.01).all()
+MEASURES = (last, *(lambda n, lr, d=d: on_test(n, lr, d) for d in ("cifar10_lossless", "cifar10_jpeg")))
+for measure in MEASURES:
+    seen = {(name, lr): measure(name, lr) for name in FIVE for lr in (0.1, 0.3)}
+    if any(len(values) < 3 for values in seen.values()):
+        continue  # records that are still to come
+    at = {key: np.array([values[s] for s in range(3)]) for key, values in seen.items()}
+    assert (at["pgd", 0.3] - at["pgd", 0.1] > 0.03).all()
+    for name in ("pgd-normalised", "ddi"):
+        assert abs(at["pgd", 0.3].mean() - at[name, 0.1].mean()) < 0.01
+    assert (at["pgd-normalised", 0.3] - at["pgd", 0.3] > 0.02).all()
     for name, twin in (("ddi", "pgd-normalised"), ("product", "pgd-normalised"), ("bundle", "pgd")):
-        assert (abs(three[name, 0.3] - three[twin, 0.3]) < 0.01).all()
-    assert not at_rate("pgd", 1.0)[0].complete and all(last(name, 1.0)[0] > 0.18 for name in ("pgd-normalised", "ddi", "product"))
+        assert (abs(at[name, 0.3] - at[twin, 0.3]) < 0.01).all()
+
+# %%
+if all(at_rate(name, lr) for name in FIVE for lr in RATES):
+    assert set(own.values()) == {0.3}
+    assert not last("pgd", 1.0) and last("bundle", 1.0)[0] < 0.12
+    assert all(last(name, 1.0)[0] > 0.18 for name in ("pgd-normalised", "ddi", "product"))
 
 # %% [markdown]
+# So on this grid the paper's rate is three times too low for every arm, and costs raw PGD most ({numref}`fig-12-lr`). With a better one it reaches what DDi has at 0.1, but the normalised rules gain too: on the validation images their lead goes from 5 points to between 2 and 3, on the test images from about 7 to about 4. None of that lead is Danskin's, for normalised PGD has all of it with one restart. A grid with steps of a factor three is coarse:
+# between 0.3 and 1 no rate was tried, and no schedule but the two drops.
+#
 # ### The verdict, as far as the runs reach
 #
-# *Danskin, or only the normalisation?* In everything that we could run, the normalisation. On the digits and on CIFAR-10 with a small network, the four arms of the two-by-two table collapse to two, and the two differ in length only. *Null set, finite steps, or inexact maximisers?* With cosines near 1 none of the three is at work here: the gradients at different
+# *Danskin, or only the normalisation?* In everything that we could run, the normalisation. On the digits and on CIFAR-10 with a small network, the four arms of the two-by-two table collapse to two, and the two differ in length only. A learning rate of its own shortens raw PGD's lag or leaves it, and does not close it: a constant rate is not a normalised step. *Null set, finite steps, or inexact maximisers?* With cosines near 1 none of the three is at work here: the gradients at different
 # perturbations are nearly one vector, and a min-norm point of nearly one vector is that vector.
 #
-# What this does not settle. Our networks are small and the runs short; seeds are few, one or two here and at most three in the records. We have no long run of ResNet-18 yet. {ref}`Chapter 7 <chapter-07>` finds a few per cent of difference late in training at long steps; late is where these runs do not go. ReLU's *bump*, BatchNorm's crossing and the final accuracies of Fig. 5 stay open.
+# What this does not settle. Our networks are small and the runs short: forty steps here with one seed or two, four hundred in the records with three. We have no long run of ResNet-18 yet. {ref}`Chapter 7 <chapter-07>` finds a few per cent of difference late in training at long steps; late is where these runs do not go. ReLU's *bump*, BatchNorm's crossing and the final accuracies of Fig. 5 stay open.
 #
 # ## Breaking it
 #
 # All of this rests on aligned gradients. Drop that. Take the two-vector example of {ref}`chapter 3 <chapter-03>`, $\phi(\theta) = \max(\langle\theta, u\rangle, \langle\theta, v\rangle)$ with $\langle u, v\rangle < 0$, and start at the tie $\theta = 0$. No length can help a wrong direction.
 #
 # (check-12-13)=
-# **Check 12.13** *(here the direction is all.)* Unit vectors with cosine $-\frac12$. For every length from $10^{-6}$ to $1$, the step along $-u$, raw or normalised, *raises* $\phi$; DDi's step lowers it, raw and normalised, too. And a ReLU can hide a kink from autograd: $g(\theta, \delta) = \mathrm{relu}(\theta\delta)$ on $S = [-1, 1]$ has $\phi = |\theta|$, so both one-sided
+# **Check 12.13** *(here the direction is all.)* Unit vectors with cosine $-\frac12$. For four lengths from $10^{-6}$ to $1$, and so, $\phi$ being positively homogeneous, for every length, the step along $-u$, raw or normalised, *raises* $\phi$; DDi's step lowers it, raw and normalised, too. And a ReLU can hide a kink from autograd: $g(\theta, \delta) = \mathrm{relu}(\theta\delta)$ on $S = [-1, 1]$ has $\phi = |\theta|$, so both one-sided
 # slopes at $0$ are $1$. PyTorch takes $\mathrm{relu}'(0) = 0$: all gradients vanish and Danskin's formula gives $0$. With CELU it gives $1$.
 
 # %%
@@ -813,9 +836,9 @@ for activation, slope in ((torch.nn.functional.relu, 0.0), (torch.nn.functional.
 #
 # - Algorithm 1 changes direction and length. A normalised step is a raw step with another learning rate and weight decay {eq}`eq-12-rate`.
 # - At one learning rate, length explains the differences on the digits to 0.02 nats; so does it on CIFAR-10 with a small network, as far as recorded.
-# - A learning rate of its own gives raw PGD most of the gain. A normalised step keeps an advantage over any constant rate of the grid, with or without DDi.
+# - A learning rate of its own lifts raw PGD to what DDi has at 0.1, but lifts the normalised rules too. They keep a lead over raw PGD at any constant rate of the grid, with or without DDi: on the records 2 to 3 points on validation images and about 4 on test images, three seeds of a small network for 400 steps.
 # - The pattern of Fig. 4 (right), closer with momentum, reversed with BatchNorm, follows from the length of the gradients on our network.
-# - None of the variants of Figs. 5a and 5b lacks the fast initial rise once it is normalised.
+# - On the digits none of the variants of Figs. 5a and 5b that we tried lacks the fast initial rise once it is normalised.
 # - Where gradients are opposed, direction is all. Whether ResNet-18 gets there late in training is open.
 #
 # ## Exercises
@@ -831,7 +854,7 @@ for activation, slope in ((torch.nn.functional.relu, 0.0), (torch.nn.functional.
 # :class: dropdown
 # ```
 #
-# $b_k = w (1 - \mu^k)/(1 - \mu)$: the length is $\eta\lVert w\rVert (1 - \mu^k)/(1 - \mu)$, with limit $10\eta\lVert w\rVert$. It exceeds nine tenths when $0.9^k < 0.1$, at $k = 22$. So after 22 steps raw PGD with momentum is raw PGD with ten times the rate. That helps where the raw rate was too small, and can harm where it was not.
+# $b_k = w (1 - \mu^k)/(1 - \mu)$: the length is $\eta\lVert w\rVert (1 - \mu^k)/(1 - \mu)$, with limit $10\eta\lVert w\rVert$. It exceeds nine tenths when $0.9^k < 0.1$, at $k = 22$. So, while gradients change little, after 22 steps raw PGD with momentum is raw PGD with ten times the rate. That helps where the raw rate was too small, and can harm where it was not. In 40 steps half of the time goes by before; in 200 epochs these steps do not count, and momentum is the tenfold rate, for both methods.
 
 # %%
 θ = torch.zeros(1, requires_grad=True)
@@ -859,7 +882,7 @@ assert lengths[20] < 0.9 < lengths[21]
 # :class: dropdown
 # ```
 #
-# Raw: $\theta - c + \lambda\theta = 0$, so $\theta = c/(1 + \lambda)$. Normalised: a point of rest would need $(\theta - c)/\lVert\theta - c\rVert = -\lambda\theta$, a unit vector on the left. If $\lambda\lVert c\rVert < 1$ there is none: the pull of the decay is weaker than 1 everywhere between $0$ and $c$, and the iterates settle around $c$ itself, within $\eta$. At the minimiser of the loss, normalised
+# Raw: $\theta - c + \lambda\theta = 0$, so $\theta = c/(1 + \lambda)$. Normalised: a point of rest would need $(\theta - c)/\lVert\theta - c\rVert = -\lambda\theta$, a unit vector on the left. If $\lambda\lVert c\rVert < 1$ there is none: the pull of the decay is weaker than 1 everywhere between $0$ and $c$, and the iterates settle around $c$ itself, within $2\eta$. At the minimiser of the loss, normalised
 # training does not feel the weight decay at all.
 
 # %%
@@ -882,7 +905,7 @@ assert abs(settle(True) - 1.5) < 2e-3
 # ::::{exercise} A finer grid
 # :label: ex-12-finer
 #
-# The grid has a hole between 0.3 and 1. Try raw PGD at 0.5 and 0.7, with seed 0. Does it catch up with normalised PGD at its best rate?
+# The grid of {ref}`check 12.4 <check-12-4>` has a hole between 0.3 and 1. Try raw PGD at 0.5 and 0.7, with seed 0. Does it catch up with normalised PGD at its best rate?
 # ::::
 #
 # ```{solution-start} ex-12-finer
@@ -890,20 +913,20 @@ assert abs(settle(True) - 1.5) < 2e-3
 # :class: dropdown
 # ```
 #
-# No: neither comes within 0.1 nats of the best normalised run. The rate that is right for the short gradients at the start is too large for the longer ones afterwards.
+# No: 0.7 is a little better than 0.3, but neither comes within 0.05 nats of the best normalised run. The rate that is right for the short gradients at the start is too large for the longer ones afterwards.
 
 # %%
 for lr in (0.5, 0.7):
-    assert arm("PGD", 0, lr).loss > best["PGD normalised"][0] + 0.1
+    assert arm("PGD", 0, lr).loss > best["PGD normalised"][0] + 0.05
 
 # %% [markdown]
 # ```{solution-end}
 # ```
 #
-# ::::{exercise} The same length, the same seed
+# ::::{exercise} Not longer than any column
 # :label: ex-12-same
 #
-# Raw DDi has $\lVert M\alpha^\star\rVert \le \lVert g_j\rVert$ for each column. Show it. So even raw, DDi differs from PGD in length. Measure the ratio on the digits.
+# Raw DDi has $\lVert M\alpha^\star\rVert \le \lVert g_j\rVert$ for each column. Show it. So even raw, DDi can differ from PGD in length. Measure the ratio on the digits.
 # ::::
 #
 # ```{solution-start} ex-12-same

@@ -81,7 +81,7 @@ def test_the_command_at_tiny_size_fills_every_row_of_the_table(tmp_path, capsys,
     assert set(GOALS) - set(rows) == {"share of the bf16 peak"}  # on a GPU only
     assert all(row["value"] > 0 for name, row in rows.items() if not name.startswith(("memory", "slope")))
     limits = {name: row["limit"] for name, row in rows.items() if row["limit"]}
-    assert limits["DDi, m = 10 / PGD-7"] == pytest.approx(10) and len(limits) == 5
+    assert limits["DDi, m = 10 / PGD-7"] == pytest.approx(10) and len(limits) == 6
     for cheap, dear in (("product, matrix-free", "DDi"), ("FAST product", "product, 4 chunks")):
         assert next(v for n, v in limits.items() if n.startswith(cheap)) < next(
             v for n, v in limits.items() if n.startswith(dear)

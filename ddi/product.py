@@ -136,18 +136,21 @@ def _chunk_gradients(
     whole("chunks", chunks, k)
     part = torch.arange(k) * chunks // k
     mine, sizes = (v.tolist() for v in part[rank() * len(x) :][: len(x)].unique_consecutive(return_counts=True))
-    rows = x.new_zeros(len(deltas), chunks, sum(p.numel() for p in model.parameters()))
+    new = x.new_empty if world() == 1 else x.new_zeros  # the other processes' rows are added
+    rows = new(len(deltas), chunks, sum(p.numel() for p in model.parameters()))
     losses = x.new_empty(len(deltas), len(x))
     with frozen(model):
         for row, values, d in zip(rows, losses, deltas, strict=True):
             if k < 16 * chunks and k % chunks == 0 and chunks % world() == 0:  # small parts of equal size, all at once
-                row[mine], values[:] = _part_gradients(model, x + d, y, chunks // world(), loss)
+                gradients, values[:] = _part_gradients(model, x + d, y, chunks // world(), loss)
+                torch.div(gradients, k, out=row[mine[0] : mine[-1] + 1])
                 continue
             for c, images, labels, their in zip(
                 mine, (x + d).split(sizes), y.split(sizes), values.split(sizes), strict=True
             ):
-                row[c], their[:] = _sum_gradient(model, images, labels, loss)
-    return total(rows.div_(k)), part, gather(losses, 1)
+                gradient, their[:] = _sum_gradient(model, images, labels, loss)
+                torch.div(gradient, k, out=row[c])
+    return total(rows), part, gather(losses, 1)
 
 
 def _frank_wolfe(

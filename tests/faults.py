@@ -97,7 +97,7 @@ FAULTS = [
     ("bf16 in the gradients as well", "fast", 'self.kernels.precision == "bf16")', 'self.kernels.precision != "float32")', "fast"),
     ("attacks do not take their own path", "attacks", 'getattr(model, "attacked", model)', "model", "fast"),
     ("the line search proves too much", "product", "2 * gap - 2 * step * gap", "gap - 2 * step * gap", "product"),
-    ("losses of the first perturbation only", "product", "return total(rows.div_(k)), part, gather(losses, 1)", "return total(rows.div_(k)), part, gather(losses[:1].expand_as(losses), 1)", "product"),
+    ("losses of the first perturbation only", "product", "return total(rows), part, gather(losses, 1)", "return total(rows), part, gather(losses[:1].expand_as(losses), 1)", "product"),
     ("goals judged the wrong way round", "timing", 'self.value <= least if sign == "<="', 'self.value >= least if sign == "<="', "bench"),
     ("ratios across rounds", "timing", "np.quantile(one / other", "np.quantile(one / other.mean()", "bench"),
     ("memory that is freed still counts", "timing", "np.cumsum([e.nbytes()", "np.cumsum([max(0, e.nbytes())", "bench"),

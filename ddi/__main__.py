@@ -179,8 +179,8 @@ def _bench(options: argparse.Namespace) -> int:
     batch, rounds = options.batch or (32 if options.quick else 128), options.rounds or (3 if options.quick else 7)
     if batch < 4 or rounds < 1:
         raise ValueError(f"batch must be at least 4 and rounds at least 1, got {batch} and {rounds}")
-    precision, mode = (options.precision, options.compile) if not gpu else ("attack-bf16", "reduce-overhead")
-    kernels = Kernels(options.precision or precision or "float32", gpu, options.compile or mode or "off")
+    usual = Kernels("attack-bf16", True, "reduce-overhead") if gpu else Kernels()
+    kernels = Kernels(options.precision or usual.precision, usual.channels_last, options.compile or usual.compile)
     torch.manual_seed(0)
     x, y = torch.rand(batch, 3, 32, 32, device=device), torch.arange(batch, device=device) % 10
     bench = Bench(MODELS[name](3, 10).to(device), x, y, kernels, rounds)

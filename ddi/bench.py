@@ -81,9 +81,8 @@ class Bench:
     def steps(self) -> list[Row]:
         """A step of every rule over a step of PGD-7 training, and the work limits."""
         deltas = self.attack.restarts(self.model, self.x, self.y, 1)
-        product = descent_rule("product", m=2, method="chunks", chunks=4)
         jobs: Jobs = {name: self._step(rule) for name, rule in self.rules.items()}
-        jobs["FAST product, m = 2"] = self._step(product, FAST())
+        jobs["FAST product, m = 2"] = self._step(self.rules["product, 4 chunks, m = 2"], FAST())
         point = torch.ones(sum(p.numel() for p in self.plain.parameters()), device=self.device)
         jobs |= {"attack pass": self._attack_pass, "gradient pass": self._gradient_pass(deltas[0])}
         jobs["forward-mode pass"] = lambda: self._forward_mode(deltas, point)
@@ -116,7 +115,8 @@ class Bench:
                 jobs["torchjd"] = lambda g=gram, w=weighting: w()(g)
             seconds = interleaved({k: _repeat(job, 10) for k, job in jobs.items()}, self.rounds, self.device)
             best = float(min_norm_point(gram).squared_norm)
-            excess = {name: float(a @ gram @ a) / best - 1 for name, a in ((n, job()) for n, job in jobs.items())}
+            found = {name: job() for name, job in jobs.items()}
+            excess = {name: float(a @ gram @ a) / best - 1 for name, a in found.items()}
             for peer, name in (("apg", "100 accelerated iterations"), ("torchjd", "TorchJD's MGDA")):
                 if peer not in jobs:
                     rows.append(self.row(f"exact solver / {name}", value=math.nan, note="TorchJD is absent"))
@@ -176,7 +176,7 @@ class Bench:
         jobs: Jobs = {f"DDi, m = {m} / m = 1": self._step(descent_rule("ddi", m=m)) for m in ms}
         rows += self._over_first(jobs)
         sizes = [len(self.x) // 4, len(self.x) // 2, len(self.x)]
-        rule = descent_rule("single")
+        rule = self.rules["PGD-7"]
         jobs = {
             f"PGD-7, batch {n} / batch {sizes[0]}": lambda n=n: rule(self.model, self.x[:n], self.y[:n], self.attack)
             for n in sizes
@@ -199,7 +199,7 @@ class Bench:
     def memory(self) -> list[Row]:
         """Peak memory of a step of each rule beyond PGD-7's, in units of the parameters' own size."""
         size = sum(p.numel() * p.element_size() for p in self.plain.parameters())
-        rules = {name: rule for name, rule in self.rules.items()} | {"full product, m = 2": descent_rule("product", m=2)}
+        rules = self.rules | {"full product, m = 2": descent_rule("product", m=2)}
         fixed = self.attack(self.model, self.x, self.y)
         peaks = {}
         for name, rule in rules.items():  # the perturbations are given: the attacks' memory is the same for all
@@ -229,8 +229,7 @@ class Bench:
             return torch.autograd.grad(cross_entropy(attacked(x), self.y).sum(), x)[0]
 
     def _gradient_pass(self, delta: Tensor) -> Callable[[], object]:
-        rule = descent_rule("single")
-        return lambda: rule(self.model, self.x, self.y, lambda *_: delta)
+        return self._step(self.rules["PGD-7"], lambda *_: delta)
 
     def _forward_mode(self, deltas: Tensor, along: Tensor) -> object:
         with frozen(self.model):

@@ -47,7 +47,7 @@ Overrides: any key of the tables model, setting, attack, evaluation, rule and ke
 Unknown keys, impossible values and missing data are refused before any work starts. A run whose loss is no longer
 finite stops there and is recorded as incomplete; the other runs go on, and the exit status is 1.
 """
-SECTIONS = ("steps", "solver", "peers", "agreement", "growth", "memory")
+SECTIONS = ("steps", "profile", "solver", "peers", "agreement", "growth", "processes", "memory")
 BENCH = """\
 Ratios of times, each measured inside one run with its jobs in turn, beside the least that the passes can cost (the work
 limit) and the goal. The record is written after every section. Peers that are not installed are said to be absent; to
@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--rounds", type=int, help="of every comparison (default: 7; quick 3)")
     bench.add_argument("--precision", choices=PRECISIONS, help="default: float32; on a GPU attack-bf16")
     bench.add_argument("--compile", choices=MODES, help="default: off; on a GPU reduce-overhead")
-    bench.add_argument("--sections", default=",".join(SECTIONS), help="default: %(default)s; quick: the first three")
+    bench.add_argument("--sections", default=",".join(SECTIONS), help="default: %(default)s; quick: the first four")
     bench.add_argument("--out", help="record (default: benchmarks/<cpu or cuda>-<model>.json; quick: none)")
 
     listing = command("list", _list, "list the experiments or the records of a folder")
@@ -172,7 +172,7 @@ def _bench(options: argparse.Namespace) -> int:
     device, sections = _device(options.device), options.sections.split(",")
     gpu = device.type == "cuda"
     if options.quick:
-        sections = sections[:3]
+        sections = sections[:4]
     if unknown := set(sections) - set(SECTIONS):
         raise ValueError(f"sections must be of {', '.join(SECTIONS)}, got {sorted(unknown)}")
     name = options.model or ("ResNet18" if gpu else "SmallNet")

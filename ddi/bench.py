@@ -5,8 +5,11 @@ median over the rounds of the quotient within a round. The *work limit* of a rul
 with attack, gradient and forward-mode passes as measured in the same run. Nothing here is an absolute claim.
 """
 
+import copy
 import math
+import os
 from collections.abc import Callable
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -19,11 +22,12 @@ from ddi.danskin import gram_matrix
 from ddi.data import crop_and_flip
 from ddi.descent import assign_gradient, descent_rule
 from ddi.fast import Fast, Kernels
+from ddi.peers import accelerated, optional, plain_step
 from ddi.product import losses_along
 from ddi.solver import min_norm_point
-from ddi.timing import Jobs, Row, interleaved, peak_memory, ratio
+from ddi.timing import Jobs, Processes, Row, interleaved, peak_memory, ratio
 
-__all__ = ["GOALS", "Bench", "accelerated"]
+__all__ = ["GOALS", "Bench"]
 
 # goals: (row, on the CPU, on a GPU); "<=" below the number, ">=" above it
 GOALS = {
@@ -42,16 +46,17 @@ GOALS = {
     "share of the bf16 peak": (None, ">= 0.3"),
 }
 
-
-def accelerated(gram: Tensor, iterations: int = 100) -> Tensor:
-    """The paper's solver as a plain loop: a fixed number of accelerated projected gradient steps."""
-    step, count = 1 / torch.linalg.matrix_norm(gram, 2), torch.arange(1, len(gram) + 1, device=gram.device)
-    a = ahead = torch.full_like(gram[0], 1 / len(gram))
-    for t in range(iterations):
-        v = ahead - step * (gram @ ahead)
-        new = (v - ((v.sort(descending=True).values.cumsum(0) - 1) / count).max()).clamp(min=0)
-        a, ahead = new, new + t / (t + 3) * (new - a)
-    return a
+# passes of one step: through the attack (no weight gradients), of weight gradients, in forward mode
+PASSES = {
+    "PGD-7": (7, 1, 0),
+    "DDi, m = 10": (70, 10, 0),
+    "comb, m = 10": (14, 10, 0),
+    "product, 2 chunks, m = 2": (14, 2, 0),
+    "product, 4 chunks, m = 2": (14, 2, 0),
+    "product, matrix-free, m = 2": (14, 2, 2),
+    "FAST product, m = 2": (2, 2, 0),
+}
+SHARED = ("PGD-7", "DDi, m = 10", "product, 4 chunks, m = 2")  # timed in several processes
 
 
 class Bench:
@@ -80,32 +85,49 @@ class Bench:
 
     def steps(self) -> list[Row]:
         """A step of every rule over a step of PGD-7 training, and the work limits."""
-        deltas = self.attack.restarts(self.model, self.x, self.y, 1)
-        jobs: Jobs = {name: self._step(rule) for name, rule in self.rules.items()}
-        jobs["FAST product, m = 2"] = self._step(self.rules["product, 4 chunks, m = 2"], FAST())
-        point = torch.ones(sum(p.numel() for p in self.plain.parameters()), device=self.device)
-        jobs |= {"attack pass": self._attack_pass, "gradient pass": self._gradient_pass(deltas[0])}
-        jobs["forward-mode pass"] = lambda: self._forward_mode(deltas, point)
-        gram = gram_matrix(torch.randn(10, 1000, generator=torch.Generator().manual_seed(0))).to(self.device)
-        jobs["solver"] = lambda: min_norm_point(gram)
-        seconds = interleaved(jobs, self.rounds, self.device)
-        a, g, j = (float(np.median(seconds[f"{kind} pass"])) for kind in ("attack", "gradient", "forward-mode"))
-        unit, limits = 7 * a + g, {"DDi, m = 10": 70 * a + 10 * g, "comb, m = 10": 14 * a + 10 * g}
-        limits |= {f"product, {chunks} chunks, m = 2": 14 * a + 2 * g for chunks in (2, 4)}
-        limits["product, matrix-free, m = 2"] = 14 * a + 2 * g + 2 * j
-        limits["FAST product, m = 2"] = 2 * a + 2 * g
-        rows = [
-            self.row(f"{name} / PGD-7", limit=limit / unit, **ratio(seconds[name], seconds["PGD-7"]))
-            for name, limit in limits.items()
-        ]
+        seconds, passes, rows = self._seconds, self._passes, []
+        least = {name: float(np.dot(counts, passes)) for name, counts in PASSES.items()}
+        for name in list(PASSES)[1:]:
+            limit = least[name] / least["PGD-7"]
+            rows.append(self.row(f"{name} / PGD-7", limit=limit, **ratio(seconds[name], seconds["PGD-7"])))
         rows.append(self.row("solver / DDi step", **ratio(seconds["solver"], seconds["DDi, m = 10"])))
         for kind in ("attack", "forward-mode"):
             rows.append(self.row(f"{kind} pass / gradient pass", **ratio(seconds[f"{kind} pass"], seconds["gradient pass"])))
         return rows
 
+    def profile(self) -> list[Row]:
+        """Where a step's time beyond its limit goes: its attack, and all else, each over what its passes cost."""
+        rows, (a, g, j) = [], self._passes
+        for name, (attack, gradient, forward) in PASSES.items():
+            rest = self._seconds[f"given, {name}"]
+            rows.append(self.row(f"{name}: attack / its passes", **ratio(self._seconds[name] - rest, attack * a)))
+            rows.append(self.row(f"{name}: all else / its passes", **ratio(rest, gradient * g + forward * j)))
+        return rows
+
+    @cached_property
+    def _seconds(self) -> dict[str, np.ndarray]:
+        """Of the steps, of the same steps with their perturbations given, of single passes and of the solver."""
+        deltas = self.attack.restarts(self.model, self.x, self.y, 1)
+        fast = self.rules["product, 4 chunks, m = 2"]
+        jobs: Jobs = {name: self._step(rule) for name, rule in self.rules.items()}
+        jobs["FAST product, m = 2"] = self._step(fast, FAST())
+        for name in PASSES:
+            jobs[f"given, {name}"] = self._step(self.rules.get(name, fast), lambda *_: deltas[0])
+        point = torch.ones(sum(p.numel() for p in self.plain.parameters()), device=self.device)
+        jobs |= {"attack pass": self._attack_pass, "gradient pass": self._step(self.rules["PGD-7"], lambda *_: deltas[0])}
+        jobs["forward-mode pass"] = lambda: self._forward_mode(deltas, point)
+        gram = gram_matrix(torch.randn(10, 1000, generator=torch.Generator().manual_seed(0))).to(self.device)
+        jobs["solver"] = lambda: min_norm_point(gram)
+        return interleaved(jobs, self.rounds, self.device)
+
+    @property
+    def _passes(self) -> list[float]:
+        """Seconds of a pass of the attack, of weight gradients, and in forward mode."""
+        return [float(np.median(self._seconds[f"{kind} pass"])) for kind in ("attack", "gradient", "forward-mode")]
+
     def solver(self) -> list[Row]:
         """The exact solver against a fixed loop and TorchJD; vectors with a common part, and such as DDi meets."""
-        draw, rows, weighting = torch.Generator().manual_seed(0), [], _peer("torchjd.aggregation", "MGDAWeighting")
+        draw, rows, weighting = torch.Generator().manual_seed(0), [], optional("torchjd.aggregation", "MGDAWeighting")
         for kind, common in (("cosines near 0.5", 1.0), ("cosines above 0.99", 15.0)):
             M = torch.randn(10, 1000, generator=draw, dtype=torch.float64)
             M += common * torch.randn(1000, generator=draw, dtype=torch.float64)
@@ -131,7 +153,7 @@ class Bench:
 
     def peers(self) -> list[Row]:
         """PGD-7 against torchattacks, and a training step against a plain eager loop."""
-        name, kind, rows = "torchattacks' PGD-7 / ours", _peer("torchattacks", "PGD"), []
+        name, kind, rows = "torchattacks' PGD-7 / ours", optional("torchattacks", "PGD"), []
         self.plain.eval()
         if kind is None:
             rows.append(self.row(name, value=math.nan, note="torchattacks is absent"))
@@ -141,12 +163,12 @@ class Bench:
             seconds = interleaved(jobs, 3 * self.rounds, self.device)
             rows.append(self.row(name, **ratio(seconds["theirs"], seconds["ours"])))
         sgd = torch.optim.SGD(self.plain.parameters(), 1e-4, fused=self.device.type == "cuda")
-        jobs = {"plain": lambda: self._plain_step(sgd), "ours": lambda: self._training_step(sgd)}
+        jobs = {"plain": lambda: plain_step(self.plain, self.x, self.y, sgd), "ours": lambda: self._training_step(sgd)}
         seconds = interleaved(jobs, self.rounds, self.device)
         rows.append(self.row("plain eager training loop / ours", **ratio(seconds["plain"], seconds["ours"])))
         if self.device.type == "cuda":
             with FlopCounterMode(display=False) as counter:
-                self._plain_step(sgd)
+                plain_step(self.plain, self.x, self.y, sgd)
             n = 8192
             p, q = (torch.randn(n, n, device=self.device, dtype=torch.bfloat16) for _ in range(2))
             peak = 2 * n**3 / np.median(interleaved({"matmul": lambda: p @ q}, 10, self.device)["matmul"])
@@ -196,6 +218,24 @@ class Bench:
         jobs = {f"Gram product, d = {d} / d = 10000": lambda v=v: gram_matrix(v) for d, v in vectors.items()}
         return rows + self._over_first(jobs)
 
+    def processes(self, count: int = 2) -> list[Row]:
+        """A step shared by several processes over the same step in one; nothing where each cannot have a GPU."""
+        if self.device.type == "cuda" and torch.cuda.device_count() < count:
+            return []
+        threads = torch.get_num_threads()
+        each = min(threads, max(1, (os.cpu_count() or 1) // count))
+        jobs = {name: self._step(self.rules[name]) for name in SHARED}
+        parts = copy.deepcopy(self.plain).cpu(), self.x.cpu(), self.y.cpu(), self.kernels
+        with Processes(count, each, partial(_shared, *parts)) as crew:
+            both = {f"{name} alone": job for name, job in jobs.items()} | {name: partial(crew, name) for name in jobs}
+            seconds = interleaved(both, self.rounds, self.device)
+        limit = (threads if self.device.type == "cpu" else each) / (count * each)
+        rows, note = [], f"threads: {threads}, then {each} each"
+        for name in jobs:
+            value = ratio(seconds[name], seconds[f"{name} alone"])
+            rows.append(self.row(f"{name}, {count} processes / 1 process", limit=limit, note=note, **value))
+        return rows
+
     def memory(self) -> list[Row]:
         """Peak memory of a step of each rule beyond PGD-7's, in units of the parameters' own size."""
         size = sum(p.numel() * p.element_size() for p in self.plain.parameters())
@@ -228,9 +268,6 @@ class Bench:
             x = self.x.clone().requires_grad_()
             return torch.autograd.grad(cross_entropy(attacked(x), self.y).sum(), x)[0]
 
-    def _gradient_pass(self, delta: Tensor) -> Callable[[], object]:
-        return self._step(self.rules["PGD-7"], lambda *_: delta)
-
     def _forward_mode(self, deltas: Tensor, along: Tensor) -> object:
         with frozen(self.model):
             return losses_along(self.model, self.x, self.y, deltas, along, cross_entropy)
@@ -241,28 +278,12 @@ class Bench:
         assign_gradient(self.model, step.gradient)
         sgd.step()
 
-    def _plain_step(self, sgd: torch.optim.Optimizer) -> None:
-        """A step of PGD-7 training as scripts write it: eager, float32, weight gradients in the attack, too."""
-        images, eps, alpha = crop_and_flip(self.x), 8 / 255, 2 / 255
-        delta = torch.empty_like(images).uniform_(-eps, eps)
-        delta = ((images + delta).clamp(0, 1) - images).requires_grad_()
-        self.plain.train()
-        for _ in range(7):
-            nn.functional.cross_entropy(self.plain(images + delta), self.y).backward()
-            moved = (delta.detach() + alpha * delta.grad.sign()).clamp(-eps, eps)
-            delta = ((images + moved).clamp(0, 1) - images).requires_grad_()
-        sgd.zero_grad()
-        nn.functional.cross_entropy(self.plain(images + delta.detach()), self.y).backward()
-        sgd.step()
-
 
 def _repeat(job: Callable[[], object], times: int) -> Callable[[], object]:
     return lambda: [job() for _ in range(times)]
 
 
-def _peer(module: str, name: str) -> Any:
-    """A class of an optional package, or ``None``."""
-    try:
-        return getattr(__import__(module, fromlist=[name]), name)
-    except ImportError:
-        return None
+def _shared(model: nn.Module, x: Tensor, y: Tensor, kernels: Kernels, device: torch.device) -> Jobs:
+    """The steps as one of several processes runs them: a rule takes its own share of the batch."""
+    bench = Bench(model.to(device), x.to(device), y.to(device), kernels, 1)
+    return {name: bench._step(bench.rules[name]) for name in SHARED}

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ddi.attacks import FGSM, PGD, Attack, Model, check_labels, frozen
-from ddi.fast import Fast
 from ddi.threat import number, whole
 
 __all__ = ["Accuracy", "autoattack_accuracy", "clean_accuracy", "masking_signs", "robust_accuracy"]
@@ -65,8 +64,9 @@ def robust_accuracy(
     stands = _correct(model, x, y, batch_size)
     parts = torch.arange(len(x), device=x.device).split(_size(x, batch_size))
     rounds = [(r, part) for r in range(restarts) for part in parts]
+    equal = getattr(model, "equal_shapes", False)
     for _, part in tqdm(rounds, desc="attack", disable=not progress):
-        left = part if isinstance(model, Fast) and stands[part].any() else part[stands[part]]  # it wants equal shapes
+        left = part if equal and stands[part].any() else part[stands[part]]
         if len(left):
             adversarial = x[left] + attack(model, x[left], y[left], generator)
             stands[left] &= _correct(model, adversarial, y[left], batch_size)

@@ -54,6 +54,11 @@ class Fast(nn.Module):
         run = model if kernels.compile == "off" else torch.compile(model, mode=kernels.compile, dynamic=False)
         object.__setattr__(self, "_run", run)  # no second submodule with the same parameters
 
+    @property
+    def equal_shapes(self) -> bool:
+        """Whether batches should keep their size, since every other one is compiled anew."""
+        return self.kernels.compile != "off"
+
     def forward(self, images: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, classes)``: logits of the images' dtype."""
         return self._logits(images, self.kernels.precision == "bf16")

@@ -1,15 +1,21 @@
 """Times and memory compared fairly: jobs in turn, ratios inside a round, and rows that know their goal."""
 
 import math
+import os
+import socket
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from multiprocessing.connection import Connection
+from typing import Any, Self
 
 import numpy as np
 import torch
+from torch import multiprocessing
 
-__all__ = ["Jobs", "Row", "interleaved", "lines", "peak_memory", "ratio"]
+from ddi import parallel
+
+__all__ = ["Jobs", "Processes", "Row", "interleaved", "lines", "peak_memory", "ratio"]
 
 Jobs = dict[str, Callable[[], object]]
 
@@ -74,6 +80,58 @@ def peak_memory(job: Callable[[], object], device: torch.device) -> int:
     return int(np.cumsum([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]).max(initial=0))
 
 
+class Processes:
+    """New processes on this machine, joined as ``torchrun`` would join them; calling this runs a job in all at once.
+
+    Args:
+        count: of processes. threads: of each. jobs: from a process's device to its jobs; it is pickled.
+
+    Raises:
+        EOFError: from a call, if a process has died; its own message stands in the error output.
+    """
+
+    def __init__(self, count: int, threads: int, jobs: Callable[[torch.device], Jobs]) -> None:
+        context = multiprocessing.get_context("spawn")
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        pipes = [context.Pipe() for _ in range(count)]
+        self._pipes = [ours for ours, _ in pipes]
+        for rank, (_, theirs) in enumerate(pipes):
+            place = {"RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+            context.Process(target=_serve, args=(place, threads, jobs, theirs), daemon=True).start()
+            theirs.close()
+
+    def __call__(self, name: str) -> None:
+        for pipe in self._pipes:
+            pipe.send(name)
+        for pipe in self._pipes:
+            pipe.recv()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pipe in self._pipes:
+            pipe.close()
+
+
+def _serve(place: dict[str, int | str], threads: int, jobs: Callable[[torch.device], Jobs], pipe: Connection) -> None:
+    os.environ.update({key: str(value) for key, value in place.items()})
+    torch.set_num_threads(threads)
+    device = parallel.start()
+    torch.manual_seed(0)  # the processes draw alike
+    mine = jobs(device)
+    try:
+        while True:
+            name = pipe.recv()
+            mine[name]()
+            _wait(device)
+            pipe.send(name)
+    except EOFError:  # the other end is closed
+        torch.distributed.destroy_process_group()
+
+
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -88,4 +146,4 @@ def lines(rows: Iterable[Row]) -> Iterable[str]:
             "" if row.goal is None else f"; goal {row.goal}{'' if row.met is None else ': met' if row.met else ': MISSED'}"
         )
         value = "absent" if math.isnan(row.value) else f"{row.value:.3g}"
-        yield f"{row.name:45} {value}{spread}{limit}{goal}{f'  [{row.note}]' if row.note else ''}"
+        yield f"{row.name:50} {value}{spread}{limit}{goal}{f'  [{row.note}]' if row.note else ''}"

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from ddi import bench, min_norm_point
+from ddi import bench, min_norm_point, parallel
 from ddi.__main__ import main
-from ddi.bench import GOALS, accelerated
-from ddi.timing import Row, interleaved, lines, peak_memory, ratio
+from ddi.bench import GOALS
+from ddi.peers import accelerated
+from ddi.timing import Processes, Row, interleaved, lines, peak_memory, ratio
 
 CPU = torch.device("cpu")
 
@@ -49,6 +50,26 @@ def test_goals_are_judged(value, limit, goal, met):
     assert ("MISSED" in text) == (met is False) and ("absent" in text) == math.isnan(value)
 
 
+def _sums(device):
+    world, rank = parallel.world(), parallel.rank()
+
+    def add():
+        assert parallel.total(torch.tensor([1.0 + rank])) == world * (world + 1) / 2
+
+    def die():
+        raise SystemExit(3)
+
+    return {"add": add, "die": die}
+
+
+def test_jobs_run_in_joined_processes_and_a_dead_one_does_not_hang():
+    with Processes(2, 1, _sums) as crew:
+        crew("add")
+        crew("add")
+        with pytest.raises(EOFError):
+            crew("die")
+
+
 def test_peak_memory_counts_what_is_alive_together():
     def two_in_turn():
         for _ in range(2):
@@ -71,7 +92,7 @@ def test_the_command_at_tiny_size_fills_every_row_of_the_table(tmp_path, capsys,
         "MGDAWeighting": lambda: lambda gram: accelerated(gram, 5),
         "PGD": lambda model, eps, alpha, steps: lambda x, y: model(x),
     }
-    monkeypatch.setattr(bench, "_peer", lambda module, name: peers[name])
+    monkeypatch.setattr(bench, "optional", lambda module, name: peers[name])
     out = tmp_path / "tiny.json"
     size = ["--model", "SmallNet", "--batch", "4", "--rounds", "1", "--device", "cpu"]
     assert main(["bench", *size, "--precision", "attack-bf16", "--out", str(out)]) == 0
@@ -79,9 +100,12 @@ def test_the_command_at_tiny_size_fills_every_row_of_the_table(tmp_path, capsys,
     rows = {row["name"]: row for row in record["rows"]}
     assert record["complete"] and record["kernels"]["precision"] == "attack-bf16" and record["provenance"]["torch"]
     assert set(GOALS) - set(rows) == {"share of the bf16 peak"}  # on a GPU only
-    assert all(row["value"] > 0 for name, row in rows.items() if not name.startswith(("memory", "slope")))
+    assert all(
+        row["value"] > 0 for name, row in rows.items() if not name.startswith(("memory", "slope")) and ": attack" not in name
+    )
     limits = {name: row["limit"] for name, row in rows.items() if row["limit"]}
-    assert limits["DDi, m = 10 / PGD-7"] == pytest.approx(10) and len(limits) == 6
+    assert limits["DDi, m = 10 / PGD-7"] == pytest.approx(10) and len(limits) == 6 + 3
+    assert limits["PGD-7, 2 processes / 1 process"] in (0.5, 1.0)  # one core for one process, or all of them
     for cheap, dear in (("product, matrix-free", "DDi"), ("FAST product", "product, 4 chunks")):
         assert next(v for n, v in limits.items() if n.startswith(cheap)) < next(
             v for n, v in limits.items() if n.startswith(dear)
@@ -89,13 +113,15 @@ def test_the_command_at_tiny_size_fills_every_row_of_the_table(tmp_path, capsys,
     assert rows["gain of the attack, float32 / plain"]["value"] == pytest.approx(1)
     assert abs(rows["slope lost by a direction, float32"]["value"]) < 1e-6
     assert 1e-9 < rows["slope lost by a direction, bf16"]["value"] < 0.01
+    parts = [row for row in record["rows"] if row["section"] == "profile"]
+    assert [row["name"].split(": ")[1] for row in parts] == 7 * ["attack / its passes", "all else / its passes"]
     memory = {name: row["value"] for name, row in rows.items() if name.startswith("memory")}
     assert memory["memory, full product, m = 2"] > 6 and memory["memory, DDi, m = 10"] > 8  # m k and m gradients
     assert "goal <= 10.2" in capsys.readouterr().out
 
 
 def test_absent_peers_are_said_to_be_absent_and_a_cut_run_leaves_what_it_has(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(bench, "_peer", lambda module, name: None)
+    monkeypatch.setattr(bench, "optional", lambda module, name: None)
     out = tmp_path / "cut.json"
     command = ["bench", "--model", "SmallNet", "--batch", "4", "--rounds", "1", "--device", "cpu", "--out", str(out)]
     assert main([*command, "--sections", "solver"]) == 0

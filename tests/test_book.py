@@ -118,9 +118,7 @@ def test_pair_agrees(chapter):
         assert one.source == two.source, f"cell {number}: make notebooks"
         for key in METADATA:
             assert one.metadata.get(key) == two.metadata.get(key), f"cell {number}, {key}: make notebooks"
-    assert dict(theirs.metadata) == {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}
-    }
+    assert dict(theirs.metadata) == {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     assert ours.metadata["jupytext"]["formats"] == "ipynb,py:percent"
     assert ours.metadata["jupytext"]["cell_metadata_filter"] == "tags,mystnb,-all"
 

@@ -141,7 +141,7 @@ def _chunk_gradients(
     losses = x.new_empty(len(deltas), len(x))
     with frozen(model):
         for row, values, d in zip(rows, losses, deltas, strict=True):
-            if k < 16 * chunks and k % chunks == 0 and chunks % world() == 0:  # small parts of equal size, all at once
+            if k < 8 * chunks and k % chunks == 0 and chunks % world() == 0:  # small parts of equal size, all at once
                 gradients, values[:] = _part_gradients(model, x + d, y, chunks // world(), loss)
                 torch.div(gradients, k, out=row[mine[0] : mine[-1] + 1])
                 continue

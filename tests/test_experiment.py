@@ -1,5 +1,6 @@
 """Experiments as TOML files, the command line, phases and schedules, and several processes for one batch."""
 
+import importlib.util
 import json
 import os
 import runpy
@@ -201,6 +202,24 @@ def test_the_plan_for_a_gpu_is_sound_and_stops_by_the_clock(tmp_path, capsys):
     finished = (tmp_path / "w" / "done.txt").read_text().splitlines() if "done after" in done.stdout else []
     again = subprocess.run([*command, str(tmp_path / "r.tgz"), "--seconds", "0.1"], capture_output=True, text=True)
     assert all(f"== {name}:" not in again.stdout for name in finished)
+
+
+def test_a_step_that_fails_compiled_is_tried_again_uncompiled(tmp_path, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location("gpu", FILES[0].parent / "gpu.py")
+    gpu = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(gpu)
+    tried = []
+
+    def compiler_dislikes_it(command, end):
+        tried.append(command)
+        return "FAILED with status 1" if any("reduce-overhead" in word for word in command) else "done"
+
+    monkeypatch.setattr(gpu, "attempted", compiler_dislikes_it)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--work", str(tmp_path / "w"), "--records", str(tmp_path / "r.tgz")])
+    steps = len(gpu.plan(tmp_path, 15, False))
+    assert gpu.main() == 0 and len((tmp_path / "w" / "done.txt").read_text().splitlines()) == steps
+    assert len(tried) == 2 * steps - 1  # the probe is never compiled
+    assert capsys.readouterr().out.count("FAILED") == steps - 1
 
 
 def test_the_first_seed_is_the_same_network_whatever_the_arm(tiny):

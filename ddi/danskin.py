@@ -59,7 +59,7 @@ def gram_matrix(gradients: Tensor, block: int | None = None) -> Tensor:
 
     Squaring costs half the digits: distances of the hull from 0 below about ``1.5e-8 max||g||`` are not resolved.
     """
-    block = block or (1 << 20 if gradients.is_cuda else 1 << 16)
+    block = block or (1 << 20 if gradients.is_cuda else 1 << 15)
     pieces = check_floats("gradients", gradients, 2, finite=False).split(block, dim=-1)
     gram = sum(p @ p.mT for p in (piece.double() for piece in pieces))
     if not torch.isfinite(gram).all():  # the rows are large, and looked through only where something is wrong

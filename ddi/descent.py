@@ -243,7 +243,7 @@ def _columns(model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, loss: Loss)
     with torch.enable_grad():
         for row, delta in zip(columns, deltas, strict=True):
             value = loss(model(x + delta), y).sum() / (len(x) * world())
-            row.copy_(_flat(torch.autograd.grad(value, parameters)))
+            torch.cat([g.flatten() for g in torch.autograd.grad(value, parameters)], out=row)
             values.append(value.detach())
             if not kept:
                 kept = [(b, b.clone()) for b in model.buffers()]

@@ -52,6 +52,8 @@ class Fast(nn.Module):
         if kernels.channels_last:
             model.to(memory_format=torch.channels_last)
         run = model if kernels.compile == "off" else torch.compile(model, mode=kernels.compile, dynamic=False)
+        if self.equal_shapes:  # attacks, gradients, chunks and evaluation each have a shape: more than PyTorch's eight
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
         object.__setattr__(self, "_run", run)  # no second submodule with the same parameters
 
     @property

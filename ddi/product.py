@@ -148,8 +148,7 @@ def _chunk_gradients(
             for c, images, labels, their in zip(
                 mine, (x + d).split(sizes), y.split(sizes), values.split(sizes), strict=True
             ):
-                gradient, their[:] = _sum_gradient(model, images, labels, loss)
-                torch.div(gradient, k, out=row[c])
+                _, their[:] = _sum_gradient(model, images, labels, loss, k, row[c])
     return total(rows), part, gather(losses, 1)
 
 
@@ -161,14 +160,14 @@ def _frank_wolfe(
     weights = torch.zeros(deltas.shape[:2], dtype=x.dtype, device=x.device)
     weights[0] = 1  # from the first restart
     with frozen(model):
-        w = total(_sum_gradient(model, x + deltas[0], y, loss)[0]) / k
+        w = total(_sum_gradient(model, x + deltas[0], y, loss, k)[0])
         for steps in count():
             losses, slopes = losses_along(model, x, y, deltas, w / k, loss)
             pick = slopes.argmin(0)
             gap = float(total((weights * (slopes - slopes.amin(0))).sum()))
             if gap <= tol * float(w @ w) or steps == max_iter:
                 break
-            away = w - total(_sum_gradient(model, x + deltas[pick, sample], y, loss)[0]) / k
+            away = w - total(_sum_gradient(model, x + deltas[pick, sample], y, loss, k)[0])
             step = min(1.0, gap / max(float(away @ away), torch.finfo(w.dtype).tiny))
             w = w - step * away
             weights = (1 - step) * weights
@@ -209,13 +208,15 @@ def _part_gradients(model: nn.Module, images: Tensor, y: Tensor, parts: int, los
     return torch.cat([g.flatten(1) for g in each.values()], 1), losses.flatten()
 
 
-def _sum_gradient(model: nn.Module, images: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
-    """Flat gradient of the sum of the losses, and the losses; inside ``frozen``, which undoes what this sets."""
+def _sum_gradient(
+    model: nn.Module, images: Tensor, y: Tensor, loss: Loss, k: int, out: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Flat gradient of ``1/k`` times the sum of the losses, and these; inside ``frozen``, which undoes what this sets."""
     params = [p.requires_grad_() for p in model.parameters()]
     with torch.enable_grad():
         losses = loss(model(images), y)
-        gradient = torch.autograd.grad(losses.sum(), params)
-    return torch.cat([g.flatten() for g in gradient]), losses.detach()
+        gradient = torch.autograd.grad(losses.sum() / k, params)
+    return torch.cat([g.flatten() for g in gradient], out=out), losses.detach()
 
 
 def _parameters(model: nn.Module) -> Parameters:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddi import bench, min_norm_point, parallel
+from ddi import Kernels, SmallNet, bench, min_norm_point, parallel
 from ddi.__main__ import main
 from ddi.bench import GOALS
 from ddi.peers import accelerated
@@ -51,10 +51,8 @@ def test_goals_are_judged(value, limit, goal, met):
 
 
 def _sums(device):
-    world, rank = parallel.world(), parallel.rank()
-
     def add():
-        assert parallel.total(torch.tensor([1.0 + rank])) == world * (world + 1) / 2
+        assert parallel.world() == 2 and parallel.total(torch.tensor([1.0 + parallel.rank()])) == 3
 
     def die():
         raise SystemExit(3)
@@ -85,6 +83,14 @@ def test_the_fixed_loop_solves_the_problem_it_is_timed_on():
     M = torch.randn(5, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     a, best = accelerated(M @ M.T, 2000), min_norm_point(M @ M.T)
     assert abs(a @ (M @ M.T) @ a / best.squared_norm - 1) < 1e-6
+
+
+def test_the_passes_that_are_charged_are_those_of_the_rules():
+    b = bench.Bench(SmallNet(3, 10), torch.rand(4, 3, 32, 32), torch.arange(4), Kernels(), 1)
+    for name, rule in b.rules.items():
+        attack, gradient, _ = bench.PASSES[name]
+        assert attack + gradient == rule.passes(b.attack.steps)
+        assert attack == rule.passes(b.attack.steps) - rule.passes(0)
 
 
 def test_the_command_at_tiny_size_fills_every_row_of_the_table(tmp_path, capsys, monkeypatch):

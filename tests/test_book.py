@@ -25,7 +25,7 @@ LOCAL_PATH = re.compile(r"(?<![\w.])/(home|root|Users|tmp|var|work|opt|usr)/\w|[
 # Imports only ever point to the left.
 MODULES = (
     "threat attacks simplices solver danskin parallel product descent models data fast evaluate record checkpoint trainer "
-    "experiment plots timing bench __main__"
+    "experiment plots peers timing bench __main__"
 ).split()
 
 

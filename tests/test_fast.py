@@ -101,6 +101,33 @@ def test_buffers_modes_and_accuracies_are_the_models_own(quick_compiler):
     assert same[0] == same[1]
 
 
+def test_every_batch_size_is_compiled_not_the_first_eight(monkeypatch):
+    compile, graphs = torch.compile, []
+
+    def counted(model, mode, dynamic):
+        return compile(model, backend=lambda graph, _: graphs.append(graph) or graph.forward, dynamic=dynamic)
+
+    monkeypatch.setattr(torch, "compile", counted)
+    fast, sizes = Fast(SmallNet(3, 10), Kernels(compile="default")), range(2, 14)
+    with torch.no_grad():
+        for n in sizes:
+            fast(torch.rand(n, 3, 16, 16))
+    assert len(graphs) == len(sizes)
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("default", {4}), ("off", {4, 2})])
+def test_only_a_compiled_network_meets_batches_of_one_size(mode, expected):
+    model, _, _ = problem()
+    x, sizes = torch.rand(8, 3, 16, 16), set()
+    y = model(x).argmax(1)
+    y[:2] = (y[:2] + 1) % 10  # two images that need no attack
+    fast = Fast(model, Kernels(compile=mode))
+    object.__setattr__(fast, "_run", lambda images: sizes.add(len(images)) or model(images))
+    robust_accuracy(fast, x, y, PGD(steps=1), batch_size=4)
+    assert sizes == expected
+
+
 def test_training_records_its_kernels_and_comes_close_to_the_plain_run(tmp_path, quick_compiler):
     setting, data = Setting(epochs=2, epoch_steps=4, batch_size=50, validation=100), digits()
     curves = []

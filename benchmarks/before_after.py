@@ -28,13 +28,16 @@ jobs = {n: lambda r=ddi.descent_rule(k, **o): r(net, x, y, ddi.PGD()) for n, (k,
 fast = ddi.descent_rule("product", m=2, method="chunks", chunks=4)
 jobs["FAST product, 4 chunks"] = lambda: fast(net, x, y, ddi.FAST())
 jobs["attack PGD-7"] = lambda: ddi.PGD()(net, x, y)
+large, few, labels = ddi.ResNet18(3, 10), x[:32], y[:32]
+jobs["ResNet-18, 10 restarts"] = lambda: ddi.FAST().restarts(large, few, labels, 10)
+jobs["ResNet-18, FAST product"] = lambda: fast(large, few, labels, ddi.FAST())
 jobs["solver, m = 10, x 20"] = lambda: [ddi.min_norm_point(M @ M.T) for _ in range(20)]
 jobs["solver, 32 groups of 2"] = lambda: ddi.min_norm_product(many @ many.T, torch.arange(32).repeat(2))
 took = {}
 for name, job in jobs.items():
     job()
     took[name] = []
-    for _ in range(3):
+    for _ in range(1 if name.startswith("ResNet") else 3):
         start = time.perf_counter()
         job()
         took[name].append(time.perf_counter() - start)

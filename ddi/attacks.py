@@ -151,7 +151,7 @@ class Attack:
         Args:
             m: number of restarts, ``>= 1``.
             chunk: largest number of samples in one forward pass. It bounds memory and changes no random number. By
-                default all ``m * B`` on a GPU, and on the CPU 2^18 numbers, 85 CIFAR images: the memory of larger layers
+                default all ``m * B`` on a GPU, and on the CPU 96 images of CIFAR's size: the memory of larger layers
                 goes back to the system after every use, and costs page faults.
             part: attack these samples of the batch only, but draw the random starts of all, so that several processes
                 that share a batch see the numbers that one would.
@@ -167,7 +167,7 @@ class Attack:
         start = self._start(x.detach().repeat(m, *[1] * (x.ndim - 1)), generator)
         start, x, y = start.view(m, *x.shape)[:, part].flatten(0, 1), x.detach()[part], y[part]
         many, labels = x.repeat(m, *[1] * (x.ndim - 1)), y.repeat(m, *[1] * (y.ndim - 1))
-        most = chunk or (len(many) if x.is_cuda else max(1, 2**18 // x[0].numel()))
+        most = chunk or (len(many) if x.is_cuda else max(1, 96 * 3072 // x[0].numel()))
         size = -(-len(many) // -(-len(many) // most))  # pieces of one size, or nearly
         pieces = zip(many.split(size), labels.split(size), start.split(size), strict=True)
         found = [self._ascend(model, *piece, self.threat.projection(piece[0])) for piece in pieces]

@@ -181,7 +181,9 @@ class Bench:
         unit, attack, rows = descent_rule("single", normalize=True), self.attack, []
         fixed = attack(self.plain, self.x, self.y, self._draw())
         clean, full = self._loss(0.0), self._loss(fixed)
+        usual, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
         plain = unit(self.plain, self.x, self.y, lambda *_: fixed).gradient.double()
+        torch.backends.cudnn.allow_tf32 = usual
         plain /= plain.norm()
         channels, mode = self.kernels.channels_last, self.kernels.compile
         for precision in ("float32", "attack-bf16", "bf16"):

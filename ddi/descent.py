@@ -228,7 +228,7 @@ def assign_gradient(model: nn.Module, flat: Tensor) -> None:
     if flat.shape != (sum(sizes),):
         raise ValueError(f"flat must have shape ({sum(sizes)},), got {tuple(flat.shape)}")
     for parameter, part in zip(parameters, flat.split(sizes), strict=True):
-        parameter.grad = part.view_as(parameter).to(parameter.dtype).clone()
+        parameter.grad = torch.empty_like(parameter).copy_(part.view_as(parameter))  # in its order in memory, too
 
 
 def _flat(tensors: Any) -> Tensor:

@@ -21,6 +21,7 @@ class Kernels:
 
     Args:
         precision: ``"float32"``; ``"attack-bf16"``: the attacks under bf16 autocast; ``"bf16"``: the gradients as well.
+            (PyTorch lets a GPU's float32 convolutions round to TF32 unless ``torch.backends.cudnn.allow_tf32`` is off.)
         channels_last: images and weights of convolutions in NHWC order in memory, as tensor cores want them.
         compile: mode of ``torch.compile`` (``"reduce-overhead"`` takes CUDA graphs), or ``"off"``.
     """

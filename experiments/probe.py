@@ -32,6 +32,7 @@ FILES = {"SmallNet": "small-cifar10.toml", "ResNet18": "figure4-left.toml", "MLP
 # "strong" is the gradient at the perturbations that give phi itself: one gradient, but better maximisers
 RULES = ("single", "strong", "max", "mean", "ddi", "product", "bundle")
 WHOLE = ("step", "batch", "rule", "negative_pairs")  # columns of whole numbers
+KERNELS = ddi.Kernels("attack-bf16")  # of training on a GPU; what is measured is measured in float32
 RESTARTS = 2  # of the attack that measures phi
 
 
@@ -108,13 +109,14 @@ def probe(model: nn.Module, x: Tensor, y: Tensor, other: list[Tensor], run: ddi.
 def train_to(target: int, at: dict, model: nn.Module, data: ddi.Dataset, run: ddi.Run, generators: tuple, save) -> None:
     """Go on with PGD training, as the trainer does it, up to the step ``target``."""
     setting, (batches, attacks) = run.setting, generators
+    fast = ddi.Fast(model, KERNELS) if batches.device.type == "cuda" else model
     optimiser = torch.optim.SGD(model.parameters(), setting.lr, setting.momentum, weight_decay=setting.weight_decay)
     while at["step"] < target:
         if len(at["order"]) < setting.batch_size:
             at["order"] = torch.randperm(len(data.x_train), generator=batches, device=batches.device)
         chosen, at["order"] = at["order"][: setting.batch_size], at["order"][setting.batch_size :]
         images = ddi.crop_and_flip(data.x_train[chosen], generator=batches) if setting.augment else data.x_train[chosen]
-        step = run.rule(model.train(), images, data.y_train[chosen], run.attack, attacks)
+        step = run.rule(fast.train(), images, data.y_train[chosen], run.attack, attacks)
         ddi.assign_gradient(model, step.gradient)
         optimiser.step()
         at["step"] += 1
@@ -138,6 +140,7 @@ def main() -> None:
     parser.add_argument("--out", default=str(ROOT / "results"), help="folder of the records (default: results)")
     options = parser.parse_args()
     steps, options.t = sorted(map(int, options.steps.split(","))), [float(text) for text in options.t.split(",")]
+    torch.backends.cudnn.allow_tf32 = False  # its ten bits would show in differences of phi
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     (run,) = ddi.read_experiment(ROOT / "experiments" / FILES[options.model], arms=[options.arm], seeds=[options.seed])
@@ -151,6 +154,7 @@ def main() -> None:
     config = {key: getattr(options, key) for key in ("model", "arm", "batches", "m", "chunks", "t", "seed")}
     config |= {"steps": steps, "rules": list(RULES), "data": data.name, "experiment": FILES[options.model]}
     config |= {"batch_size": size, "lr": run.setting.lr, "measure": f"PGD-20, {RESTARTS} restarts, best iterate"}
+    config |= {"training": vars(KERNELS)} if device.type == "cuda" else {}
     config |= {key: getattr(run.attack, key) for key in ("eps", "alpha")} | {"attack_steps": run.attack.steps}
 
     rows, seconds, state = [], 0.0, None

@@ -609,7 +609,7 @@ data_names = ", ".join(sorted({r.provenance["data"] for r in records}))
 devices = ", ".join(sorted({r.provenance["device"] for r in records}))
 commits = ", ".join(sorted({str(r.provenance["commit"])[:12] for r in records}))
 seeds = {a: len(rs) for a, rs in runs.items()}
-print(f"{chosen}: {len(records)} complete runs of {len(runs)} arms, {min(seeds.values())} to {max(seeds.values())} seeds an arm")
+print(f"{chosen}: {len(records)} complete runs of {len(runs)} arms, {' or '.join(map(str, sorted(set(seeds.values()))))} seeds an arm")
 print(f"network {one.config.get('model', {}).get('name', 'ResNet18')}, {int(one.row()['step'])} steps of {one.config['setting']['batch_size']} images")
 print(f"data {data_names}; evaluated on {one.config['setting']['validation']} validation images; device {devices}; commit {commits}")
 for other in ("figure4-right", "figure5a", "figure5b"):

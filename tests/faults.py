@@ -103,6 +103,8 @@ FAULTS = [
     ("memory that is freed still counts", "timing", "np.cumsum([e.nbytes()", "np.cumsum([max(0, e.nbytes())", "bench"),
     ("processes are not joined", "timing", "device = parallel.start()", 'device = torch.device("cpu")', "bench"),
     ("restarts of comb charged like DDi's", "bench", '"comb, m = 10": (14, 10, 0)', '"comb, m = 10": (70, 10, 0)', "bench"),
+    ("gradients in another order than the weights", "descent", "torch.empty_like(parameter).copy_(part.view_as(parameter))", "part.view_as(parameter).clone()", "fast"),
+    ("the compiler gives up after eight shapes", "fast", "recompile_limit, 64)", "recompile_limit, 8)", "fast"),
     ("a compiled network meets batches of all sizes", "fast", 'return self.kernels.compile != "off"', "return False", "fast"),
     ("a run that diverges stops the sweep", "__main__", "except FloatingPointError as error:  #", "except ZeroDivisionError as error:  #", "experiment"),
     ("a failed run marked complete", "record", "self._finish(kind is None)", "self._finish(True)", "rest"),

@@ -13,6 +13,7 @@ from ddi import (
     ResNet18,
     Setting,
     SmallNet,
+    assign_gradient,
     descent_rule,
     digits,
     read_record,
@@ -99,6 +100,20 @@ def test_buffers_modes_and_accuracies_are_the_models_own(quick_compiler):
     assert [n.removeprefix("eager.") for n, _ in fast.named_parameters()] == [n for n, _ in model.named_parameters()]
     same = [robust_accuracy(net, x, y, FAST(), generator=torch.Generator().manual_seed(0)).value for net in (fast, model)]
     assert same[0] == same[1]
+
+
+def test_a_fused_optimiser_moves_reordered_weights_alike():
+    models = [SmallNet(3, 10).to(memory_format=order) for order in (torch.contiguous_format, torch.channels_last)]
+    models[1].load_state_dict(models[0].state_dict())
+    for model, fused in zip(models, (False, True), strict=True):
+        sgd = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, fused=fused)
+        for seed in range(2):
+            flat = torch.randn(sum(p.numel() for p in model.parameters()), generator=torch.Generator().manual_seed(seed))
+            assign_gradient(model, flat)
+            sgd.step()
+    assert any(p.stride() != q.stride() for p, q in zip(*(m.parameters() for m in models), strict=True))
+    for plain, reordered in zip(*(m.parameters() for m in models), strict=True):
+        torch.testing.assert_close(reordered, plain, rtol=0, atol=1e-6)
 
 
 def test_every_batch_size_is_compiled_not_the_first_eight(monkeypatch):

@@ -59,8 +59,9 @@ def _provenance(records: dict[str, Any]) -> list[str]:
             lines.append(f"- *{column}*: not measured.")
             continue
         source, kernels = record["provenance"], record["kernels"]
+        threads = f"{source['threads']} thread" + "s" * (source["threads"] > 1)
         path = f"{kernels['precision']}, compile {kernels['compile']}" + ", NHWC" * kernels["channels_last"]
-        what = f"batch {record['batch']}, {record['rounds']} rounds, {source['device']}, {source['threads']} threads, "
+        what = f"batch {record['batch']}, {record['rounds']} rounds, {source['device']}, {threads}, "
         state = "" if record["complete"] else "; **incomplete**"
         lines.append(f"- *{column}*: {what}torch {source['torch']}, {path}, commit {str(source['commit'])[:12]}{state}.")
     return lines

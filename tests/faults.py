@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # (what is broken, module, the text as it is, the text with the fault, the tests that must notice)
 FAULTS = [
-    ("projection to the wrong radius", "threat", "hi.clamp(-self.eps, self.eps)", "hi.clamp(-2 * self.eps, 2 * self.eps)", "threat"),
+    ("projection to the wrong radius", "threat", "hi.clamp_(-self.eps, self.eps)", "hi.clamp_(-2 * self.eps, 2 * self.eps)", "threat"),
     ("box forgotten after a random l2 start", "threat", "(x.ndim - 1))).clamp(lo, hi)", "(x.ndim - 1)))", "threat"),
     ("l2 projection stops at the ball, before the box", "threat", "range(0 if self.box is None else 64)", "range(0)", "threat"),
     ("random start with the wrong radius law", "threat", "uniform ** (1 / normal[0].numel())", "uniform", "threat"),
@@ -46,7 +46,7 @@ FAULTS = [
     ("step of the accelerated method twice too long", "solver", "step = 1 / xp.linalg", "step = 2.5 / xp.linalg", "solver"),
     ("no away steps", "solver", "d = xp.where(go_toward, toward, away)", "d = toward", "solver"),
     ("indefinite matrices accepted", "solver", "if (lowest < -allowed).any():", "if False:", "solver"),
-    ("scale not undone", "solver", "(squared * scale)", "(squared)", "solver"),
+    ("scale not undone", "solver", "(squared * scale, gap", "(squared, gap", "solver"),
     ("bundle without its step length", "solver", "values.double() / t", "values.double()", "solver"),
     ("directional derivative is a minimum", "danskin", "simplices.vertex(-products[None])[0]", "simplices.vertex(products[None])[0]", "danskin"),
     ("ascent instead of descent", "danskin", "(-point / norm)", "(point / norm)", "danskin"),
@@ -55,7 +55,7 @@ FAULTS = [
     ("certificate without the direction's length", "danskin", "* direction.double().norm().cpu()", "* 1", "danskin"),
     ("certificate at equality", "danskin", "bound < 0)", "bound <= 0)", "danskin"),
     ("two-sided quotient called one-sided", "danskin", "float(phi(theta))) / t", "float(phi(theta - t * direction))) / (2 * t)", "danskin"),
-    ("per-sample gradients not divided by k", "product", "gather(per_sample_gradients(model, x, y, deltas, loss), 1) / k", "gather(per_sample_gradients(model, x, y, deltas, loss), 1)", "product"),
+    ("per-sample gradients not divided by k", "product", "return gather(rows, 1) / k,", "return gather(rows, 1),", "product"),
     ("Frank-Wolfe goes to the largest slope", "product", "pick = slopes.argmin(0)", "pick = slopes.argmax(0)", "product"),
     ("weights of samples and perturbations swapped", "product", "torch.arange(rows.shape[1]).repeat(m)", "torch.arange(rows.shape[1]).repeat_interleave(m)", "product"),
     ("min takes the longest gradient", "descent", "gram.diagonal().argmin()", "gram.diagonal().argmax()", "descent"),
@@ -68,7 +68,7 @@ FAULTS = [
     ("crop off by one", "data", "torch.randint(2 * padding + 1, (2, batch)", "torch.randint(2 * padding, (2, batch)", "rest"),
     ("held-out images stay in the training set", "data", "x_train=self.x_train[rest]", "x_train=self.x_train[order]", "rest"),
     ("rows and columns of an image swapped", "data", "permute(0, 3, 1, 2).contiguous().float()", "permute(0, 3, 2, 1).contiguous().float()", "rest"),
-    ("a fallen image may stand up again", "evaluate", "stands[left] = _correct", "stands[part[:0]] = _correct", "evaluate"),
+    ("a fallen image may stand up again", "evaluate", "stands[left] &= _correct", "stands[left] = _correct", "evaluate"),
     ("standard error without its root", "evaluate", "return math.sqrt(self.value", "return (self.value", "evaluate"),
     ("learning rate never falls", "trainer", "epoch >= share", "epoch > 10**9 * share", "trainer"),
     ("optimiser not restored", "trainer", 'optimiser.load_state_dict(state["optimiser"])', "pass", "trainer"),

@@ -18,6 +18,17 @@ def linear_pair():
     return model, torch.tensor([0.6, 0.2, 0.8, 0.9]).view(4, 1, 1, 1), torch.tensor([1, 0, 1, 0])
 
 
+@pytest.mark.parametrize("equal_shapes", [False, True])
+def test_an_image_that_has_fallen_does_not_stand_up_again(equal_shapes):
+    model, x, y = linear_pair()
+    model.equal_shapes = equal_shapes  # batches keep their size: the fallen go along
+
+    def to_the_dark(model, x, y, generator):
+        return 0.2 - x
+
+    assert robust_accuracy(model, x, y, to_the_dark).value == 0.25  # the last image is wrong until it is attacked
+
+
 def trained_linear():
     data = digits()
     torch.manual_seed(0)

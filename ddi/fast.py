@@ -52,9 +52,10 @@ class Fast(nn.Module):
         self.eager, self.kernels = model, kernels
         if kernels.channels_last:
             model.to(memory_format=torch.channels_last)
-        run = model if kernels.compile == "off" else torch.compile(model, mode=kernels.compile, dynamic=False)
+        run = model
         if self.equal_shapes:  # attacks, gradients, chunks and evaluation each have a shape: more than PyTorch's eight
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+            run = torch.compile(model, mode=kernels.compile, dynamic=False)
         object.__setattr__(self, "_run", run)  # no second submodule with the same parameters
 
     @property

@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parent
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # This tree's ddi, whatever else is installed: a kernel starts in notebooks/ and sees only PYTHONPATH.
+    # This tree's ddi, whatever else is installed: a kernel starts in notebooks/ and sees only
+    # PYTHONPATH.
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     # A kernel must choose its inline backend itself; in this process figures go nowhere.

@@ -2,8 +2,9 @@
 
     python benchmarks/before_after.py OLD [NEW]
 
-OLD and NEW (default: this one) are folders that hold ``ddi/``. Each round starts one process in each of them, in turn, and
-each process times every job a few times after a warm-up; printed are the medians of the quotients OLD / NEW by round.
+OLD and NEW (default: this one) are folders that hold ``ddi/``. Each round starts one process in
+each of them, in turn, and each process times every job a few times after a warm-up; printed are the
+medians of the quotients OLD / NEW by round.
 """
 
 import json
@@ -53,7 +54,10 @@ def main() -> None:
     for _ in range(5):
         environments = [os.environ | {"PYTHONPATH": str(tree)} for tree in trees]
         command = [sys.executable, "-W", "ignore", "-c", WORKER]
-        runs = [subprocess.run(command, env=e, cwd="/", capture_output=True, text=True, check=True) for e in environments]
+        runs = [
+            subprocess.run(command, env=e, cwd="/", capture_output=True, text=True, check=True)
+            for e in environments
+        ]
         rounds.append([json.loads(run.stdout) for run in runs])
     for name in rounds[0][0]:
         ratios = [old[name] / new[name] for old, new in rounds]

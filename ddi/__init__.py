@@ -1,4 +1,6 @@
-"""Descent directions in adversarial training: attacks, min-norm solver, Danskin's quantities, product direction."""
+"""Descent directions in adversarial training: attacks, min-norm solver, Danskin's quantities,
+product direction.
+"""
 
 from ddi.attacks import FAST, FGSM, PGA, PGD, cross_entropy, frozen, inverse_time, margin_loss
 from ddi.danskin import (
@@ -13,11 +15,23 @@ from ddi.danskin import (
 )
 from ddi.data import Dataset, cifar10, crop_and_flip, digits, load_data, mnist
 from ddi.descent import RULES, Rule, Step, assign_gradient, descent_rule
-from ddi.evaluate import Accuracy, autoattack_accuracy, clean_accuracy, masking_signs, robust_accuracy
+from ddi.evaluate import (
+    Accuracy,
+    autoattack_accuracy,
+    clean_accuracy,
+    masking_signs,
+    robust_accuracy,
+)
 from ddi.experiment import Run, read_experiment
 from ddi.fast import Fast, Kernels
 from ddi.models import MLP, Normalize, ResNet18, SmallNet
-from ddi.product import ProductPoint, chunk_gradients, per_sample_gradients, product_point, sample_losses
+from ddi.product import (
+    ProductPoint,
+    chunk_gradients,
+    per_sample_gradients,
+    product_point,
+    sample_losses,
+)
 from ddi.record import Record, RunWriter, provenance, read_record, read_records
 from ddi.simplices import project_simplex
 from ddi.solver import MinNormPoint, bundle, min_norm_point, min_norm_product

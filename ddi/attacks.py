@@ -1,7 +1,8 @@
 """Attacks: approximate maximisers of ``L(theta, x + d, y)`` over the threat set ``S(x)``.
 
-An attack is an object called as ``attack(model, x, y, generator=None) -> delta``; it maximises every sample's loss
-separately and returns ``delta`` of ``x``'s shape, detached and inside the set. The model comes back as it was.
+An attack is an object called as ``attack(model, x, y, generator=None) -> delta``; it maximises
+every sample's loss separately and returns ``delta`` of ``x``'s shape, detached and inside the set.
+The model comes back as it was.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,22 +18,40 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 Model = Callable[[Tensor], Tensor]
 ALL = slice(None)
 
-__all__ = ["FAST", "FGSM", "PGA", "PGD", "Attack", "cross_entropy", "frozen", "inverse_time", "margin_loss"]
+__all__ = [
+    "FAST",
+    "FGSM",
+    "PGA",
+    "PGD",
+    "Attack",
+    "cross_entropy",
+    "frozen",
+    "inverse_time",
+    "margin_loss",
+]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy in nats, one value a sample: ``log sum_j exp(z_j) - z_y``; shapes ``(B, C), (B,) -> (B,)``."""
+    """Cross-entropy in nats, one value a sample: ``log sum_j exp(z_j) - z_y``; shapes ``(B, C),
+    (B,) -> (B,)``.
+    """
     return nn.functional.cross_entropy(logits, labels, reduction="none")
 
 
 def margin_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Margin ``max_{j != y} z_j - z_y``, one value a sample; positive exactly where the model is fooled."""
+    """Margin ``max_{j != y} z_j - z_y``, one value a sample; positive exactly where the model is
+    fooled.
+    """
     true = labels[:, None] == torch.arange(logits.shape[1], device=labels.device)
-    return logits.masked_fill(true, -torch.inf).amax(1) - logits.gather(1, labels[:, None]).squeeze(1)
+    return logits.masked_fill(true, -torch.inf).amax(1) - logits.gather(1, labels[:, None]).squeeze(
+        1
+    )
 
 
 def inverse_time(start: int = 8) -> Callable[[int], float]:
-    """Step schedule ``1 / max(1, step - start + 1)``, steps counted from 1 (the paper's "PGD-70 - 1/t", section 5.3)."""
+    """Step schedule ``1 / max(1, step - start + 1)``, steps counted from 1 (the paper's "PGD-70 -
+    1/t", section 5.3).
+    """
     whole("start", start)
 
     def schedule(step: int) -> float:
@@ -44,16 +63,23 @@ def inverse_time(start: int = 8) -> Callable[[int], float]:
 
 @contextmanager
 def frozen(model: Model) -> Iterator[None]:
-    """Evaluate in eval mode without weight gradients; on leaving, also by an exception, restore everything.
+    """Evaluate in eval mode without weight gradients; on leaving, also by an exception, restore
+    everything.
 
-    Restored are every submodule's training flag, every parameter's ``requires_grad`` and ``.grad`` and every buffer.
+    Restored are every submodule's training flag, every parameter's ``requires_grad`` and ``.grad``
+    and every buffer.
     """
     if not isinstance(model, nn.Module):
         yield
         return
     modes = [(m, m.training) for m in model.modules()]
     params = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    buffers = [(m, n, b, b.clone()) for m in model.modules() for n, b in m._buffers.items() if b is not None]
+    buffers = [
+        (m, n, b, b.clone())
+        for m in model.modules()
+        for n, b in m._buffers.items()
+        if b is not None
+    ]
     try:
         model.eval()
         for p, _, _ in params:
@@ -71,20 +97,28 @@ def frozen(model: Model) -> Iterator[None]:
 
 
 def check_labels(labels: Tensor, batch: int, classes: int | None = None) -> None:
-    """Raise ``ValueError`` unless ``labels`` has ``batch`` entries and, given ``classes``, lies in ``0 ... classes - 1``."""
+    """Raise ``ValueError`` unless ``labels`` has ``batch`` entries and, given ``classes``, lies in
+    ``0 ... classes - 1``.
+    """
     if not isinstance(labels, Tensor) or labels.shape[:1] != (batch,):
-        raise ValueError(f"labels must have length {batch}, got {tuple(getattr(labels, 'shape', ()))}")
+        raise ValueError(
+            f"labels must have length {batch}, got {tuple(getattr(labels, 'shape', ()))}"
+        )
     if classes is None:
         return
     if labels.ndim != 1 or labels.dtype != torch.int64:
-        raise ValueError(f"labels must be int64 of shape ({batch},), got {labels.dtype} {tuple(labels.shape)}")
+        raise ValueError(
+            f"labels must be int64 of shape ({batch},), got {labels.dtype} {tuple(labels.shape)}"
+        )
     low, high = labels.min().item(), labels.max().item()
     if low < 0 or high >= classes:
         raise ValueError(f"labels must lie in 0 ... {classes - 1}, got {low} ... {high}")
 
 
 class Attack:
-    """A start, and ``steps`` ascent steps each followed by a projection. Subclasses are the attacks of the field."""
+    """A start, and ``steps`` ascent steps each followed by a projection. Subclasses are the attacks
+    of the field.
+    """
 
     eps: float
     alpha: float
@@ -116,11 +150,14 @@ class Attack:
         """What an ascent step adds, before ``alpha``: the unit step of the norm."""
         return self.threat.steepest(gradient)
 
-    def __call__(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def __call__(
+        self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Maximise ``loss(model(x + d), y)`` over ``d in S(x)``, a sample at a time.
 
         Args:
-            model: any callable from images to logits; a module is run in eval mode and left exactly as found.
+            model: any callable from images to logits; a module is run in eval mode and left exactly
+                as found.
             x: images, NCHW (or any ``(B, ...)``), floating point, inside the box.
             y: labels, ``(B,)``; for the losses of this package int64 in ``0 ... C-1``.
             generator: source of the random start; the same state gives the same perturbation.
@@ -129,12 +166,15 @@ class Attack:
             ``delta``, of ``x``'s shape and dtype, detached, inside ``S(x)``.
 
         Raises:
-            ValueError: for an empty or non-finite batch, images outside the box, labels of wrong length or range.
+            ValueError: for an empty or non-finite batch, images outside the box, labels of wrong
+                length or range.
         """
         self.threat.check(x)
         check_labels(y, x.shape[0])
         project = self.threat.projection(x.detach())
-        return self._ascend(model, x.detach(), y, self._start(x.detach(), generator, project), project)
+        return self._ascend(
+            model, x.detach(), y, self._start(x.detach(), generator, project), project
+        )
 
     def restarts(
         self,
@@ -146,15 +186,17 @@ class Attack:
         chunk: int | None = None,
         part: slice = ALL,
     ) -> Tensor:
-        """``m`` perturbations a sample from independent random starts, in one batched call of ``m * B`` samples.
+        """``m`` perturbations a sample from independent random starts, in one batched call of ``m *
+        B`` samples.
 
         Args:
             m: number of restarts, ``>= 1``.
-            chunk: largest number of samples in one forward pass. It bounds memory and changes no random number. By
-                default all ``m * B`` on a GPU, and on the CPU 96 images of CIFAR's size: the memory of larger layers
-                goes back to the system after every use, and costs page faults.
-            part: attack these samples of the batch only, but draw the random starts of all, so that several processes
-                that share a batch see the numbers that one would.
+            chunk: largest number of samples in one forward pass. It bounds memory and changes no
+                random number. By default all ``m * B`` on a GPU, and on the CPU 96 images of
+                CIFAR's size: the memory of larger layers goes back to the system after every use,
+                and costs page faults.
+            part: attack these samples of the batch only, but draw the random starts of all, so that
+                several processes that share a batch see the numbers that one would.
 
         Returns:
             Tensor of shape ``(m, *x[part].shape)``.
@@ -173,10 +215,16 @@ class Attack:
         found = [self._ascend(model, *piece, self.threat.projection(piece[0])) for piece in pieces]
         return torch.cat(found).view(m, *x.shape)
 
-    def _start(self, x: Tensor, generator: torch.Generator | None, project: Projection | None = None) -> Tensor:
-        return self.threat.sample(x, generator, project) if self.random_start else torch.zeros_like(x)
+    def _start(
+        self, x: Tensor, generator: torch.Generator | None, project: Projection | None = None
+    ) -> Tensor:
+        return (
+            self.threat.sample(x, generator, project) if self.random_start else torch.zeros_like(x)
+        )
 
-    def _ascend(self, model: Model, x: Tensor, y: Tensor, delta: Tensor, project: Projection) -> Tensor:
+    def _ascend(
+        self, model: Model, x: Tensor, y: Tensor, delta: Tensor, project: Projection
+    ) -> Tensor:
         attacked = getattr(model, "attacked", model)
         best = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
         kept = delta
@@ -199,32 +247,42 @@ class Attack:
         logits = model(images)
         if check and self.loss in (cross_entropy, margin_loss):
             if logits.ndim != 2:
-                raise ValueError(f"model must return logits of shape (B, C), got {tuple(logits.shape)}")
+                raise ValueError(
+                    f"model must return logits of shape (B, C), got {tuple(logits.shape)}"
+                )
             check_labels(y, len(images), logits.shape[1])
         values = self.loss(logits, y)
         if values.shape != (len(images),):
-            raise ValueError(f"loss must return one value a sample, ({len(images)},), got {tuple(values.shape)}")
+            raise ValueError(
+                f"loss must return one value a sample, ({len(images)},), got {tuple(values.shape)}"
+            )
         return values
 
 
 def _better(values: Tensor, delta: Tensor, best: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     wins = values > best
-    return torch.where(wins, values, best), torch.where(wins.view((-1,) + (1,) * (delta.ndim - 1)), delta, kept)
+    return torch.where(wins, values, best), torch.where(
+        wins.view((-1,) + (1,) * (delta.ndim - 1)), delta, kept
+    )
 
 
 @dataclass(frozen=True)
 class PGD(Attack):
-    """Iterated FGSM with a random start: the adversary of Madry et al. (2018) and Kurakin et al. (2017).
+    """Iterated FGSM with a random start: the adversary of Madry et al. (2018) and Kurakin et al.
+    (2017).
 
-    ``d <- project(d + alpha_t * s(grad))`` where ``s`` is the sign (``"Linf"``) or the gradient divided by its norm
-    (``"L2"``), and ``alpha_t = alpha * schedule(t)`` for steps ``t = 1 ... steps``. From a corner of the ball to the
-    opposite one it is ``2 * eps``: with ``alpha * steps < 2 * eps`` a random start is not forgotten.
+    ``d <- project(d + alpha_t * s(grad))`` where ``s`` is the sign (``"Linf"``) or the gradient
+    divided by its norm (``"L2"``), and ``alpha_t = alpha * schedule(t)`` for steps ``t = 1 ...
+    steps``. From a corner of the ball to the opposite one it is ``2 * eps``: with ``alpha * steps <
+    2 * eps`` a random start is not forgotten.
 
     Args:
-        eps: radius of the ball. alpha: step length, in the same units. steps: number of steps, ``>= 1``.
+        eps: radius of the ball. alpha: step length, in the same units. steps: number of steps, ``>=
+            1``.
         random_start: start uniformly in the ball, clipped to the box; otherwise at 0.
         norm: ``"Linf"`` or ``"L2"``. loss: ``loss(logits, labels)`` with one value a sample.
-        box: range of the images, or ``None``. keep: ``"last"`` iterate, or the ``"best"`` of all, a sample at a time.
+        box: range of the images, or ``None``. keep: ``"last"`` iterate, or the ``"best"`` of all, a
+            sample at a time.
         schedule: multiplier of ``alpha`` by step, counted from 1, or ``None`` for 1.
     """
 
@@ -241,10 +299,12 @@ class PGD(Attack):
 
 @dataclass(frozen=True)
 class PGA(PGD):
-    """Projected gradient ascent, ``d <- project(d + alpha_t * grad)``, with the raw gradient of each sample's loss.
+    """Projected gradient ascent, ``d <- project(d + alpha_t * grad)``, with the raw gradient of
+    each sample's loss.
 
-    This is what the lecture (Cevher 2024) calls PGA, a proximal gradient method for a smooth loss and the indicator of
-    the set; ``alpha`` is a length per unit of gradient, ``1/L`` for a concave loss with ``L``-Lipschitz gradient.
+    This is what the lecture (Cevher 2024) calls PGA, a proximal gradient method for a smooth loss
+    and the indicator of the set; ``alpha`` is a length per unit of gradient, ``1/L`` for a concave
+    loss with ``L``-Lipschitz gradient.
     """
 
     def _direction(self, gradient: Tensor) -> Tensor:
@@ -253,9 +313,11 @@ class PGA(PGD):
 
 @dataclass(frozen=True)
 class FGSM(Attack):
-    """Fast gradient sign method (Goodfellow et al. 2015): ``project(eps * s(grad at 0))``; one step, no random start.
+    """Fast gradient sign method (Goodfellow et al. 2015): ``project(eps * s(grad at 0))``; one
+    step, no random start.
 
-    ``s`` is the sign (``"Linf"``) or the normalised gradient (``"L2"``). Arguments as for :class:`PGD`.
+    ``s`` is the sign (``"Linf"``) or the normalised gradient (``"L2"``). Arguments as for
+    :class:`PGD`.
     """
 
     eps: float = 8 / 255
@@ -273,9 +335,11 @@ class FGSM(Attack):
 
 @dataclass(frozen=True)
 class FAST(Attack):
-    """FGSM from a random start (Wong et al. 2020): uniform start, one step of ``alpha``, projection.
+    """FGSM from a random start (Wong et al. 2020): uniform start, one step of ``alpha``,
+    projection.
 
-    Arguments as for :class:`PGD`; the default ``alpha = 10/255`` is 1.25 times ``eps``, as in that paper.
+    Arguments as for :class:`PGD`; the default ``alpha = 10/255`` is 1.25 times ``eps``, as in that
+    paper.
     """
 
     eps: float = 8 / 255

@@ -1,4 +1,6 @@
-"""Checkpoints that a run can be killed around: written atomically, read as weights only, checked before they are used."""
+"""Checkpoints that a run can be killed around: written atomically, read as weights only, checked
+before they are used.
+"""
 
 import os
 from pathlib import Path
@@ -10,7 +12,9 @@ __all__ = ["Checkpoints", "save_atomically"]
 
 
 def save_atomically(thing: Any, path: Path) -> None:
-    """``torch.save`` such that ``path`` holds, at every moment, what it held before or all of ``thing``."""
+    """``torch.save`` such that ``path`` holds, at every moment, what it held before or all of
+    ``thing``.
+    """
     temporary = path.with_suffix(".tmp")
     with open(temporary, "wb") as file:
         torch.save(thing, file)
@@ -23,11 +27,16 @@ class Checkpoints:
     """Two files, the newest checkpoint and the one before.
 
     Args:
-        folder: where they are kept. run: what decides the run; a checkpoint of another run is not used.
+        folder: where they are kept. run: what decides the run; a checkpoint of another run is not
+            used.
     """
 
     def __init__(self, folder: Path, run: dict[str, Any]) -> None:
-        self.newest, self.before, self.run = folder / "checkpoint.pt", folder / "checkpoint.previous.pt", repr(run)
+        self.newest, self.before, self.run = (
+            folder / "checkpoint.pt",
+            folder / "checkpoint.previous.pt",
+            repr(run),
+        )
 
     def save(self, state: dict[str, Any]) -> None:
         """Write ``state``; at every moment a complete checkpoint lies on the disk."""
@@ -36,7 +45,9 @@ class Checkpoints:
         save_atomically({"run": self.run, "state": state}, self.newest)
 
     def load(self) -> dict[str, Any] | None:
-        """The newest usable state, or ``None``; says of a file that is truncated or foreign that it was passed over."""
+        """The newest usable state, or ``None``; says of a file that is truncated or foreign that it
+        was passed over.
+        """
         for path in (self.newest, self.before):
             if not path.exists():
                 continue

@@ -22,7 +22,9 @@ SETS = ("digits", "mnist", "cifar10")
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training and test images ``(N, C, H, W)`` in ``[0, 1]`` and labels ``(N,)``, with the number of classes."""
+    """Training and test images ``(N, C, H, W)`` in ``[0, 1]`` and labels ``(N,)``, with the number
+    of classes.
+    """
 
     name: str
     x_train: Tensor
@@ -31,15 +33,24 @@ class Dataset:
     y_test: Tensor
     classes: int
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Dataset":
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> "Dataset":
         """A copy on another device, with images of another floating dtype."""
-        move = {f: getattr(self, f).to(device=device) for f in ("x_train", "y_train", "x_test", "y_test")}
-        return replace(self, **{f: v.to(dtype or v.dtype) if f[0] == "x" else v for f, v in move.items()})
+        move = {
+            f: getattr(self, f).to(device=device)
+            for f in ("x_train", "y_train", "x_test", "y_test")
+        }
+        return replace(
+            self, **{f: v.to(dtype or v.dtype) if f[0] == "x" else v for f, v in move.items()}
+        )
 
     def pair(self, zero: int = 0, one: int = 1) -> "Dataset":
         """The two-class part: images of class ``zero`` get label 0, those of class ``one`` label 1."""
         if zero == one or not {zero, one} <= set(range(self.classes)):
-            raise ValueError(f"zero and one must be two classes of 0 ... {self.classes - 1}, got {zero!r} and {one!r}")
+            raise ValueError(
+                f"zero and one must be two classes of 0 ... {self.classes - 1}, got {zero!r} and {one!r}"
+            )
         parts = {}
         for split in ("train", "test"):
             x, y = getattr(self, f"x_{split}"), getattr(self, f"y_{split}")
@@ -48,7 +59,8 @@ class Dataset:
         return replace(self, name=f"{self.name}-{zero}v{one}", classes=2, **parts)
 
     def hold_out(self, count: int, seed: int = 0) -> tuple["Dataset", Tensor, Tensor]:
-        """Take ``count`` training images away, at random, for validation; the test set is never used to choose.
+        """Take ``count`` training images away, at random, for validation; the test set is never
+        used to choose.
 
         Returns:
             The data set with the remaining training images, and the validation images and labels.
@@ -63,12 +75,16 @@ class Dataset:
         """Hash of all images (as float32) and labels, for a record's provenance."""
         digest = hashlib.sha256()
         for tensor in (self.x_train.float(), self.y_train, self.x_test.float(), self.y_test):
-            digest.update(repr(tuple(tensor.shape)).encode() + tensor.cpu().contiguous().numpy().tobytes())
+            digest.update(
+                repr(tuple(tensor.shape)).encode() + tensor.cpu().contiguous().numpy().tobytes()
+            )
         return digest.hexdigest()
 
 
 def digits() -> Dataset:
-    """The 1 797 handwritten digits of scikit-learn, 8x8 pixels: 1 400 to train and 397 to test, split by a fixed shuffle."""
+    """The 1 797 handwritten digits of scikit-learn, 8x8 pixels: 1 400 to train and 397 to test,
+    split by a fixed shuffle.
+    """
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -90,9 +106,10 @@ def cifar10(root: str | Path | None = None, download: bool = False) -> Dataset:
     """CIFAR-10, 50 000 + 10 000 colour images of 32x32.
 
     Args:
-        root: a folder that holds torchvision's layout or ``cifar10.npz``, or the path of an ``.npz`` file with
-            ``x_train, y_train, x_test, y_test`` (uint8 images NHWC or NHW, integer labels; read without pickle);
-            default the environment variable ``DDI_DATA``, else ``./data``.
+        root: a folder that holds torchvision's layout or ``cifar10.npz``, or the path of an
+            ``.npz`` file with ``x_train, y_train, x_test, y_test`` (uint8 images NHWC or NHW,
+            integer labels; read without pickle); default the environment variable ``DDI_DATA``,
+            else ``./data``.
         download: let torchvision fetch it.
 
     Raises:
@@ -105,16 +122,28 @@ def cifar10(root: str | Path | None = None, download: bool = False) -> Dataset:
 
 
 def load_data(name: str, download: bool = False) -> Dataset:
-    """A data set by name: ``"digits"``, ``"mnist"``, ``"cifar10"``, or an ``.npz``, by path or by its name in ``DDI_DATA``.
+    """A data set by name: ``"digits"``, ``"mnist"``, ``"cifar10"``, or an ``.npz``, by path or by
+    its name in ``DDI_DATA``.
 
     Raises:
-        FileNotFoundError: if it is not there. ValueError: if an ``.npz`` does not hold what :func:`cifar10` says.
+        FileNotFoundError: if it is not there. ValueError: if an ``.npz`` does not hold what
+            :func:`cifar10` says.
     """
     if name in SETS:
-        return digits() if name == "digits" else {"mnist": mnist, "cifar10": cifar10}[name](download=download)
-    path = Path(name) if name.endswith(".npz") else Path(os.environ.get("DDI_DATA", "data")) / f"{name}.npz"
+        return (
+            digits()
+            if name == "digits"
+            else {"mnist": mnist, "cifar10": cifar10}[name](download=download)
+        )
+    path = (
+        Path(name)
+        if name.endswith(".npz")
+        else Path(os.environ.get("DDI_DATA", "data")) / f"{name}.npz"
+    )
     if not path.exists():
-        raise FileNotFoundError(f"data must be one of {SETS} or an .npz file, by path or by its name in DDI_DATA; no {path}")
+        raise FileNotFoundError(
+            f"data must be one of {SETS} or an .npz file, by path or by its name in DDI_DATA; no {path}"
+        )
     return _read_npz(path)
 
 
@@ -130,22 +159,40 @@ def _stored(name: str, kind: Any, root: str | Path | None, download: bool) -> Da
             f"{name} was not found under {root}. Three ways to get it: let torchvision download it ({name}(download=True)); "
             f"set DDI_DATA to a folder in torchvision's layout, or with {name}.npz; or use the embedded digits()."
         ) from error
-    return Dataset(name, *(t for s in sets for t in (_images(np.asarray(s.data)), torch.as_tensor(s.targets).long())), 10)
+    return Dataset(
+        name,
+        *(
+            t
+            for s in sets
+            for t in (_images(np.asarray(s.data)), torch.as_tensor(s.targets).long())
+        ),
+        10,
+    )
 
 
 def _read_npz(path: Path) -> Dataset:
     with np.load(path, allow_pickle=False) as file:
         missing = {"x_train", "y_train", "x_test", "y_test"} - set(file.files)
         if missing:
-            raise ValueError(f"{path} must hold x_train, y_train, x_test and y_test, but lacks {sorted(missing)}")
+            raise ValueError(
+                f"{path} must hold x_train, y_train, x_test and y_test, but lacks {sorted(missing)}"
+            )
         arrays = {key: file[key] for key in ("x_train", "y_train", "x_test", "y_test")}
     for split in ("train", "test"):
         x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
         if x.dtype != np.uint8 or x.ndim not in (3, 4) or not len(x):
-            raise ValueError(f"{path}: x_{split} must be uint8, (N, H, W) or (N, H, W, C), got {x.dtype} {x.shape}")
+            raise ValueError(
+                f"{path}: x_{split} must be uint8, (N, H, W) or (N, H, W, C), got {x.dtype} {x.shape}"
+            )
         if not np.issubdtype(y.dtype, np.integer) or y.shape != (len(x),) or y.min() < 0:
-            raise ValueError(f"{path}: y_{split} must be {len(x)} labels >= 0, got {y.dtype} {y.shape}")
-    parts = [t for s in ("train", "test") for t in (_images(arrays[f"x_{s}"]), torch.tensor(arrays[f"y_{s}"]).long())]
+            raise ValueError(
+                f"{path}: y_{split} must be {len(x)} labels >= 0, got {y.dtype} {y.shape}"
+            )
+    parts = [
+        t
+        for s in ("train", "test")
+        for t in (_images(arrays[f"x_{s}"]), torch.tensor(arrays[f"y_{s}"]).long())
+    ]
     return Dataset(path.stem, *parts, int(max(arrays["y_train"].max(), arrays["y_test"].max())) + 1)
 
 
@@ -156,9 +203,13 @@ def _images(x: np.ndarray) -> Tensor:
 
 
 def crop_and_flip(x: Tensor, padding: int = 4, generator: torch.Generator | None = None) -> Tensor:
-    """Random crop after zero padding, and random horizontal flip, of a batch ``(B, C, H, W)`` on its own device."""
+    """Random crop after zero padding, and random horizontal flip, of a batch ``(B, C, H, W)`` on
+    its own device.
+    """
     if x.ndim != 4 or padding < 0:
-        raise ValueError(f"x must be (B, C, H, W) and padding >= 0, got {tuple(x.shape)} and {padding!r}")
+        raise ValueError(
+            f"x must be (B, C, H, W) and padding >= 0, got {tuple(x.shape)} and {padding!r}"
+        )
     batch, channels, height, width = x.shape
     options = {"generator": generator, "device": x.device}
     rows, columns = torch.randint(2 * padding + 1, (2, batch), **options)
@@ -168,4 +219,8 @@ def crop_and_flip(x: Tensor, padding: int = 4, generator: torch.Generator | None
     across = torch.where(flip[:, None], across.flip(0), across) + columns[:, None]
     padded = torch.nn.functional.pad(x, [padding] * 4)
     sample = torch.arange(batch, device=x.device)
-    return padded[sample[:, None, None], :, down[:, :, None], across[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    return (
+        padded[sample[:, None, None], :, down[:, :, None], across[:, None, :]]
+        .permute(0, 3, 1, 2)
+        .contiguous()
+    )

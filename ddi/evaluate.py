@@ -1,4 +1,6 @@
-"""Accuracy on clean images, under PGD with restarts, and under AutoAttack; each with its number of images and error."""
+"""Accuracy on clean images, under PGD with restarts, and under AutoAttack; each with its number of
+images and error.
+"""
 
 import math
 import warnings
@@ -25,7 +27,9 @@ class Accuracy:
 
     @property
     def standard_error(self) -> float:
-        """``sqrt(p (1 - p) / n)``: how far the share would scatter over other draws of ``n`` images."""
+        """``sqrt(p (1 - p) / n)``: how far the share would scatter over other draws of ``n``
+        images.
+        """
         return math.sqrt(self.value * (1 - self.value) / self.n)
 
     def __str__(self) -> str:
@@ -36,7 +40,8 @@ def clean_accuracy(model: Model, x: Tensor, y: Tensor, batch_size: int | None = 
     """Share of images classified as labelled, in eval mode; the model is left as found.
 
     Args:
-        x: images ``(N, ...)``. y: int64 labels ``(N,)``. batch_size: images in one pass (250; 1 000 on a GPU).
+        x: images ``(N, ...)``. y: int64 labels ``(N,)``. batch_size: images in one pass (250; 1 000
+            on a GPU).
     """
     return Accuracy(_correct(model, x, y, batch_size).double().mean().item(), len(x))
 
@@ -54,7 +59,8 @@ def robust_accuracy(
     """Share of images classified as labelled, clean and at every one of ``restarts`` perturbations.
 
     Args:
-        attack: PGD-20 with ``eps = 8/255`` by default. restarts: independent attacks of each image that still stands.
+        attack: PGD-20 with ``eps = 8/255`` by default. restarts: independent attacks of each image
+            that still stands.
         generator: source of the random starts. batch_size: as above. progress: show a progress bar.
 
     Raises:
@@ -74,9 +80,16 @@ def robust_accuracy(
 
 
 def autoattack_accuracy(
-    model: nn.Module, x: Tensor, y: Tensor, eps: float = 8 / 255, norm: str = "Linf", seed: int = 0, batch_size: int = 250
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    eps: float = 8 / 255,
+    norm: str = "Linf",
+    seed: int = 0,
+    batch_size: int = 250,
 ) -> Accuracy:
-    """Share of images that stand AutoAttack's standard suite (Croce and Hein 2020), by its authors' package.
+    """Share of images that stand AutoAttack's standard suite (Croce and Hein 2020), by its authors'
+    package.
 
     Raises:
         ImportError: if ``pyautoattack`` is not installed.
@@ -84,7 +97,9 @@ def autoattack_accuracy(
     try:
         from pyautoattack import AutoAttack
     except ImportError as error:
-        raise ImportError("AutoAttack needs its authors' package: pip install pyautoattack") from error
+        raise ImportError(
+            "AutoAttack needs its authors' package: pip install pyautoattack"
+        ) from error
     number("eps", eps, strict=True)
     if norm not in ("Linf", "L2"):
         raise ValueError(f'norm must be "Linf" or "L2", got {norm!r}')
@@ -95,12 +110,18 @@ def autoattack_accuracy(
 
 
 def masking_signs(
-    model: Model, x: Tensor, y: Tensor, attack: PGD = PGD20, generator: torch.Generator | None = None
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    attack: PGD = PGD20,
+    generator: torch.Generator | None = None,
 ) -> list[str]:
-    """Signs that gradients are masked, so that accuracy under PGD means little (Athalye et al. 2018); empty if none.
+    """Signs that gradients are masked, so that accuracy under PGD means little (Athalye et al.
+    2018); empty if none.
 
-    Compared on the given images, with a margin of two standard errors: a single step must not be stronger than many,
-    and a ball as wide as the box must leave next to nothing standing. Each sign is also given as a warning.
+    Compared on the given images, with a margin of two standard errors: a single step must not be
+    stronger than many, and a ball as wide as the box must leave next to nothing standing. Each sign
+    is also given as a warning.
     """
     settings = {"norm": attack.norm, "box": attack.box, "loss": attack.loss}
     base = robust_accuracy(model, x, y, attack, generator=generator)

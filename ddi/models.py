@@ -18,7 +18,9 @@ def activation_layer(name: str) -> nn.Module:
 
 
 def norm_layer(name: str, channels: int) -> nn.Module:
-    """A new layer ``"group"`` (GroupNorm, up to 8 groups), ``"batch"`` (BatchNorm) or ``"none"``, for ``channels``."""
+    """A new layer ``"group"`` (GroupNorm, up to 8 groups), ``"batch"`` (BatchNorm) or ``"none"``,
+    for ``channels``.
+    """
     if name == "group":
         return nn.GroupNorm(math.gcd(8, channels), channels)
     if name == "batch":
@@ -66,11 +68,16 @@ class MLP(nn.Sequential):
             between = nn.BatchNorm1d(units) if norm == "batch" else norm_layer(norm, units)
             layers += [nn.Linear(width, units), between, activation_layer(activation)]
             width = units
-        super().__init__(*(layer for layer in layers if not isinstance(layer, nn.Identity)), nn.Linear(width, classes))
+        super().__init__(
+            *(layer for layer in layers if not isinstance(layer, nn.Identity)),
+            nn.Linear(width, classes),
+        )
 
 
 class SpatialMean(nn.Module):
-    """Mean over the image, ``(B, C, H, W) -> (B, C, 1, 1)`` (PyTorch's adaptive pooling has no ``vmap`` in NHWC order)."""
+    """Mean over the image, ``(B, C, H, W) -> (B, C, 1, 1)`` (PyTorch's adaptive pooling has no
+    ``vmap`` in NHWC order).
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """The mean of every channel."""
@@ -78,16 +85,20 @@ class SpatialMean(nn.Module):
 
 
 class SmallNet(nn.Sequential):
-    """Four 3x3 convolutions (16, 32, 64, 64 channels; the first three with stride 2), mean over the image, linear.
+    """Four 3x3 convolutions (16, 32, 64, 64 channels; the first three with stride 2), mean over the
+    image, linear.
 
     About 60 000 parameters, for images of any size from 8x8.
 
     Args:
         in_channels: 1 for grey, 3 for colour images. classes: number of logits.
-        activation, norm: as for :class:`MLP`; ``"celu"`` with ``"group"`` is the paper's smooth setting.
+        activation, norm: as for :class:`MLP`; ``"celu"`` with ``"group"`` is the paper's smooth
+            setting.
     """
 
-    def __init__(self, in_channels: int = 3, classes: int = 10, activation: str = "celu", norm: str = "group") -> None:
+    def __init__(
+        self, in_channels: int = 3, classes: int = 10, activation: str = "celu", norm: str = "group"
+    ) -> None:
         layers: list[nn.Module] = []
         width = in_channels
         for channels, stride in ((16, 2), (32, 2), (64, 2), (64, 1)):
@@ -122,14 +133,18 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18(nn.Sequential):
-    """ResNet-18 for 32x32 images: a 3x3 stem without pooling, widths 64 to 512; 11.17 million parameters.
+    """ResNet-18 for 32x32 images: a 3x3 stem without pooling, widths 64 to 512; 11.17 million
+    parameters.
 
     Args:
-        in_channels, classes, activation, norm: as for :class:`SmallNet`. The paper's setting is ``"celu"`` with
-            ``"group"`` (its appendix B.2), the field's is ``"relu"`` with ``"batch"``.
+        in_channels, classes, activation, norm: as for :class:`SmallNet`. The paper's setting is
+            ``"celu"`` with ``"group"`` (its appendix B.2), the field's is ``"relu"`` with
+            ``"batch"``.
     """
 
-    def __init__(self, in_channels: int = 3, classes: int = 10, activation: str = "celu", norm: str = "group") -> None:
+    def __init__(
+        self, in_channels: int = 3, classes: int = 10, activation: str = "celu", norm: str = "group"
+    ) -> None:
         stem = nn.Conv2d(in_channels, 64, 3, padding=1, bias=norm == "none")
         layers: list[nn.Module] = [stem, norm_layer(norm, 64), activation_layer(activation)]
         width_in = 64

@@ -1,7 +1,9 @@
-"""Several processes for one batch: each takes its share of the samples, and sums are taken over all.
+"""Several processes for one batch: each takes its share of the samples, and sums are taken over
+all.
 
-Nothing here does anything until ``torch.distributed`` has been initialised (``torchrun``). Every process then calls a rule
-with the same batch and the same generator state, and gets the same update as one process would.
+Nothing here does anything until ``torch.distributed`` has been initialised (``torchrun``). Every
+process then calls a rule with the same batch and the same generator state, and gets the same update
+as one process would.
 """
 
 import torch
@@ -12,7 +14,9 @@ __all__ = ["gather", "rank", "share", "start", "total", "world"]
 
 
 def start() -> torch.device:
-    """Join the processes that ``torchrun`` started (NCCL with GPUs, gloo without); returns this process's device."""
+    """Join the processes that ``torchrun`` started (NCCL with GPUs, gloo without); returns this
+    process's device.
+    """
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     if not torch.cuda.is_available():
         return torch.device("cpu")
@@ -37,7 +41,9 @@ def share(count: int) -> slice:
         ValueError: if ``count`` is not a multiple of the number of processes.
     """
     if count % world():
-        raise ValueError(f"the batch must be a multiple of the {world()} processes, got {count} samples")
+        raise ValueError(
+            f"the batch must be a multiple of the {world()} processes, got {count} samples"
+        )
     size = count // world()
     return slice(rank() * size, (rank() + 1) * size)
 
@@ -53,6 +59,8 @@ def gather(tensor: Tensor, dim: int) -> Tensor:
     """The processes' tensors, of one shape, one after the other along ``dim``."""
     if world() == 1:
         return tensor
-    parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world())]
+    parts = [
+        torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world())
+    ]
     dist.all_gather(parts, tensor.contiguous())
     return torch.cat(parts, dim)

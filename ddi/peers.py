@@ -1,4 +1,6 @@
-"""What the benchmark compares with: the paper's solver, a training step as scripts write it, and optional packages."""
+"""What the benchmark compares with: the paper's solver, a training step as scripts write it, and
+optional packages.
+"""
 
 from typing import Any
 
@@ -12,7 +14,10 @@ __all__ = ["accelerated", "optional", "plain_step"]
 
 def accelerated(gram: Tensor, iterations: int = 100) -> Tensor:
     """The paper's solver as a plain loop: a fixed number of accelerated projected gradient steps."""
-    step, count = 1 / torch.linalg.matrix_norm(gram, 2), torch.arange(1, len(gram) + 1, device=gram.device)
+    step, count = (
+        1 / torch.linalg.matrix_norm(gram, 2),
+        torch.arange(1, len(gram) + 1, device=gram.device),
+    )
     a = ahead = torch.full_like(gram[0], 1 / len(gram))
     for t in range(iterations):
         v = ahead - step * (gram @ ahead)
@@ -22,7 +27,9 @@ def accelerated(gram: Tensor, iterations: int = 100) -> Tensor:
 
 
 def plain_step(model: nn.Module, x: Tensor, y: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """A step of PGD-7 training as scripts write it: eager, float32, weight gradients in the attack, too."""
+    """A step of PGD-7 training as scripts write it: eager, float32, weight gradients in the attack,
+    too.
+    """
     images, eps, alpha = crop_and_flip(x), 8 / 255, 2 / 255
     delta = torch.empty_like(images).uniform_(-eps, eps)
     delta = ((images + delta).clamp(0, 1) - images).requires_grad_()

@@ -11,9 +11,20 @@ from matplotlib.lines import Line2D
 
 from ddi.record import Record
 
-__all__ = ["METHODS", "by_arm", "curves", "label_ends", "label_line", "line", "save_curves", "show_images", "use_style"]
+__all__ = [
+    "METHODS",
+    "by_arm",
+    "curves",
+    "label_ends",
+    "label_line",
+    "line",
+    "save_curves",
+    "show_images",
+    "use_style",
+]
 
-# Okabe and Ito's colour-blind safe palette; each method keeps its colour, dash and marker in every figure of the book.
+# Okabe and Ito's colour-blind safe palette; each method keeps its colour, dash and marker in every
+# figure of the book.
 METHODS: dict[str, dict[str, object]] = {
     "true": {"color": "#000000", "linestyle": "-", "marker": ""},
     "PGD": {"color": "#D55E00", "linestyle": "-", "marker": "o"},
@@ -24,14 +35,29 @@ METHODS: dict[str, dict[str, object]] = {
     "bundle": {"color": "#CC79A7", "linestyle": ":", "marker": "P"},
 }
 # the arms of recorded runs that are one of these methods
-ARMS = {"pgd": "PGD", "pgd-normalised": "PGD normalised", "ddi": "DDi", "product": "product DDi", "mean-normalised": "mean"}
+ARMS = {
+    "pgd": "PGD",
+    "pgd-normalised": "PGD normalised",
+    "ddi": "DDi",
+    "product": "product DDi",
+    "mean-normalised": "mean",
+}
 
 
-OTHERS = ("#56B4E9", "#8C510A", "#5E3C99", "#B2182B", "#4D4D4D", "#01665E")  # colours of arms that are none of them
+OTHERS = (
+    "#56B4E9",
+    "#8C510A",
+    "#5E3C99",
+    "#B2182B",
+    "#4D4D4D",
+    "#01665E",
+)  # colours of arms that are none of them
 
 
 def use_style() -> None:
-    """Set matplotlib to the book's style: opaque white, light grid, no frame, readable at phone width."""
+    """Set matplotlib to the book's style: opaque white, light grid, no frame, readable at phone
+    width.
+    """
     plt.rcParams.update(
         {
             "figure.figsize": (6.4, 3.8),
@@ -43,7 +69,9 @@ def use_style() -> None:
             "axes.grid": True,
             "axes.spines.top": False,
             "axes.spines.right": False,
-            "axes.prop_cycle": cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]),
+            "axes.prop_cycle": cycler(
+                color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
+            ),
             "grid.color": "#e6e6e6",
             "font.size": 12,
             "axes.labelsize": 12,
@@ -55,11 +83,17 @@ def use_style() -> None:
     )
 
 
-def line(ax: Axes, x: object, y: object, method: str, label: str | None = None, **options: object) -> Line2D:
-    """Plot a line in the method's colour, dash and marker, labelled directly at its right end (``label=""``: not)."""
+def line(
+    ax: Axes, x: object, y: object, method: str, label: str | None = None, **options: object
+) -> Line2D:
+    """Plot a line in the method's colour, dash and marker, labelled directly at its right end
+    (``label=""``: not).
+    """
     if method not in METHODS:
         raise ValueError(f"method must be one of {tuple(METHODS)}, got {method!r}")
-    style = METHODS[method] | {"markevery": max(1, len(np.atleast_1d(np.asarray(x))) // 8)} | options
+    style = (
+        METHODS[method] | {"markevery": max(1, len(np.atleast_1d(np.asarray(x))) // 8)} | options
+    )
     (drawn,) = ax.plot(np.asarray(x), np.asarray(y), **style)
     return label_line(drawn, method if label is None else label)
 
@@ -80,10 +114,15 @@ def label_line(drawn: Line2D, text: str, dy: float = 0.0) -> Line2D:
 
 
 def label_ends(drawn: Sequence[Line2D], texts: Sequence[str], gap: float = 14.0) -> None:
-    """Label lines of one axes at their right ends, ``gap`` points apart at least; call it when the limits are final."""
+    """Label lines of one axes at their right ends, ``gap`` points apart at least; call it when the
+    limits are final.
+    """
     ax = drawn[0].axes
     points = 72 / ax.figure.dpi
-    ends = [ax.transData.transform((line.get_xdata()[-1], line.get_ydata()[-1]))[1] * points for line in drawn]
+    ends = [
+        ax.transData.transform((line.get_xdata()[-1], line.get_ydata()[-1]))[1] * points
+        for line in drawn
+    ]
     order = sorted(range(len(drawn)), key=lambda i: ends[i])
     places = np.array([ends[i] for i in order])
     for _ in range(200):  # push neighbours apart, half a way each
@@ -105,9 +144,14 @@ def by_arm(records: Iterable[Record]) -> dict[str, list[Record]]:
 
 
 def curves(
-    ax: Axes, records: Iterable[Record], y: str = "robust", x: str = "epoch", names: dict[str, str] | None = None
+    ax: Axes,
+    records: Iterable[Record],
+    y: str = "robust",
+    x: str = "epoch",
+    names: dict[str, str] | None = None,
 ) -> None:
-    """Draw ``y`` against ``x``: a line an arm, the mean of its seeds, with one standard deviation shaded (n > 1).
+    """Draw ``y`` against ``x``: a line an arm, the mean of its seeds, with one standard deviation
+    shaded (n > 1).
 
     Args:
         records: with the columns ``x`` and ``y``; seeds of an arm are cut to the shortest.
@@ -120,13 +164,19 @@ def curves(
         length = min(len(record.metrics[y]) for record in arms[arm])
         at = np.mean([record.metrics[x][:length] for record in arms[arm]], axis=0)
         values = np.array([record.metrics[y][:length] for record in arms[arm]])
-        other = {"color": OTHERS[i % 6], "linestyle": ("-", "--", ":")[i // 6 % 3], "marker": "osv^DP"[i % 6]}
+        other = {
+            "color": OTHERS[i % 6],
+            "linestyle": ("-", "--", ":")[i // 6 % 3],
+            "marker": "osv^DP"[i % 6],
+        }
         style = METHODS.get(ARMS.get(arm, name), other) | {"markevery": max(1, length // 8)}
         (line,) = ax.plot(at, values.mean(0), **style)
         if len(values) > 1:
             spread = values.std(0, ddof=1)
             mean = values.mean(0)
-            ax.fill_between(at, mean - spread, mean + spread, color=line.get_color(), alpha=0.15, linewidth=0)
+            ax.fill_between(
+                at, mean - spread, mean + spread, color=line.get_color(), alpha=0.15, linewidth=0
+            )
         drawn.append(line)
     ax.figure.draw_without_rendering()
     label_ends(drawn, list(names.values()))
@@ -137,19 +187,29 @@ def save_curves(records: Sequence[Record], path: str | Path) -> None:
     with plt.rc_context():
         use_style()
         figure, axes = plt.subplots(1, 2, figsize=(11, 4.2))
-        for ax, y, title in zip(axes, ("robust", "clean"), ("robust accuracy", "clean accuracy"), strict=True):
+        for ax, y, title in zip(
+            axes, ("robust", "clean"), ("robust accuracy", "clean accuracy"), strict=True
+        ):
             curves(ax, records, y)
             ax.set(xlabel="epoch", ylabel=f"{title} (validation)")
         figure.savefig(path)
         plt.close(figure)
 
 
-def show_images(axes: object, images: object, titles: list[str] | None = None, limit: float | None = None) -> None:
-    """Show ``(N, H, W)`` or ``(N, 1, H, W)`` on as many axes: grey in ``[0, 1]``, or red-blue in ``[-limit, limit]``."""
+def show_images(
+    axes: object, images: object, titles: list[str] | None = None, limit: float | None = None
+) -> None:
+    """Show ``(N, H, W)`` or ``(N, 1, H, W)`` on as many axes: grey in ``[0, 1]``, or red-blue in
+    ``[-limit, limit]``.
+    """
     axes = np.ravel(axes)
     images = np.asarray(images)
     images = images.reshape(len(images), *images.shape[-2:])
-    scale = {"cmap": "gray_r", "vmin": 0, "vmax": 1} if limit is None else {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+    scale = (
+        {"cmap": "gray_r", "vmin": 0, "vmax": 1}
+        if limit is None
+        else {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+    )
     for i, (ax, image) in enumerate(zip(axes, images, strict=True)):
         ax.imshow(image, **scale)
         ax.set_axis_off()

@@ -1,7 +1,8 @@
 """Records: one folder a run, with its configuration, its numbers and where they come from.
 
-``results/<experiment>/<arm>-seed<k>/`` holds ``config.toml``, ``metrics.csv`` (a row an epoch) and ``provenance.json``.
-Every write is atomic; a run that dies leaves a record that says ``"complete": false``.
+``results/<experiment>/<arm>-seed<k>/`` holds ``config.toml``, ``metrics.csv`` (a row an epoch) and
+``provenance.json``. Every write is atomic; a run that dies leaves a record that says ``"complete":
+false``.
 """
 
 import csv
@@ -27,7 +28,9 @@ __all__ = ["Record", "RunWriter", "provenance", "read_record", "read_records"]
 
 @dataclass(frozen=True)
 class Record:
-    """One recorded run, as read: its folder's name, configuration, metrics by column, and provenance."""
+    """One recorded run, as read: its folder's name, configuration, metrics by column, and
+    provenance.
+    """
 
     name: str
     config: dict[str, Any]
@@ -40,9 +43,13 @@ class Record:
         return bool(self.provenance.get("complete"))
 
     def row(self, which: str = "last") -> dict[str, float]:
-        """The metrics of the ``"last"`` evaluated epoch, or of the ``"best"``, by robust validation accuracy."""
+        """The metrics of the ``"last"`` evaluated epoch, or of the ``"best"``, by robust validation
+        accuracy.
+        """
         if which not in ("last", "best") or not self.metrics:
-            raise ValueError(f'which must be "last" or "best", of a record with rows; got {which!r} for {self.name}')
+            raise ValueError(
+                f'which must be "last" or "best", of a record with rows; got {which!r} for {self.name}'
+            )
         i = -1 if which == "last" else int(self.metrics["robust"].argmax())
         return {key: float(column[i]) for key, column in self.metrics.items()}
 
@@ -50,13 +57,19 @@ class Record:
 def provenance(
     dataset: Dataset | None, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> dict[str, Any]:
-    """What the numbers of a run depend on: device, driver, versions, commit, and the data set, if any, with its hash."""
+    """What the numbers of a run depend on: device, driver, versions, commit, and the data set, if
+    any, with its hash.
+    """
     device = torch.device(device)
     cuda = device.type == "cuda"
     source = {
-        "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name(device)
+        if cuda
+        else platform.processor() or platform.machine(),
         "cuda": torch.version.cuda if cuda else None,
-        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else None,
+        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+        if cuda
+        else None,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -67,9 +80,11 @@ def provenance(
 
 
 def _commit() -> str | None:
-    """Commit of the repository that holds this package, ``-dirty`` if tracked files outside ``results/`` differ.
+    """Commit of the repository that holds this package, ``-dirty`` if tracked files outside
+    ``results/`` differ.
 
-    Where there is no repository (a copy on another machine), ``DDI_COMMIT`` may say which commit was copied.
+    Where there is no repository (a copy on another machine), ``DDI_COMMIT`` may say which commit
+    was copied.
     """
     git = ["git", "-C", str(Path(__file__).parent)]
     head = _output(*git, "rev-parse", "HEAD")
@@ -82,7 +97,11 @@ def _commit() -> str | None:
 def _output(*command: str) -> str | None:
     """First line that a program prints, or ``None`` if it is not there or fails."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.partition("\n")[0].strip()
+        return (
+            subprocess.run(command, capture_output=True, text=True, check=True)
+            .stdout.partition("\n")[0]
+            .strip()
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
 
@@ -110,10 +129,12 @@ def write_json(path: str | Path, thing: Any) -> None:
 
 
 class RunWriter:
-    """Writes one run's folder; use as a context manager, so that leaving it without an error marks the run complete.
+    """Writes one run's folder; use as a context manager, so that leaving it without an error marks
+    the run complete.
 
     Args:
-        folder: ``results/<experiment>/<arm>-seed<k>``; made if missing, refused if it holds a complete record.
+        folder: ``results/<experiment>/<arm>-seed<k>``; made if missing, refused if it holds a
+            complete record.
         config: what was asked for; TOML-able.
         source: the result of :func:`provenance`.
         tensorboard: write the rows to ``<folder>/tensorboard`` too.
@@ -124,11 +145,17 @@ class RunWriter:
     """
 
     def __init__(
-        self, folder: str | Path, config: dict[str, Any], source: dict[str, Any], tensorboard: bool = False
+        self,
+        folder: str | Path,
+        config: dict[str, Any],
+        source: dict[str, Any],
+        tensorboard: bool = False,
     ) -> None:
         self.folder = Path(folder)
         if (self.folder / "provenance.json").exists() and read_record(self.folder).complete:
-            raise FileExistsError(f"{self.folder} already holds a complete record; move it away to run again")
+            raise FileExistsError(
+                f"{self.folder} already holds a complete record; move it away to run again"
+            )
         self.board = _board(self.folder / "tensorboard") if tensorboard else None
         self.folder.mkdir(parents=True, exist_ok=True)
         self.rows: list[dict[str, float]] = []
@@ -191,7 +218,9 @@ def read_record(folder: str | Path) -> Record:
     if (folder / "metrics.csv").exists():
         with open(folder / "metrics.csv", encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-        metrics = {key: np.array([float(row[key]) for row in rows]) for key in (rows[0] if rows else ())}
+        metrics = {
+            key: np.array([float(row[key]) for row in rows]) for key in (rows[0] if rows else ())
+        }
     return Record(folder.name, config, metrics, source)
 
 

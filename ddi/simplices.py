@@ -1,4 +1,6 @@
-"""One simplex, or a product of simplices over groups of coordinates: projection, vertices, Frank-Wolfe gap."""
+"""One simplex, or a product of simplices over groups of coordinates: projection, vertices,
+Frank-Wolfe gap.
+"""
 
 import math
 from typing import Any
@@ -13,11 +15,17 @@ __all__ = ["Simplices", "check_floats", "project_simplex"]
 
 
 def check_floats(name: str, value: Tensor, ndim: int, finite: bool = True) -> Tensor:
-    """Return ``value`` if it is a non-empty, finite, real floating tensor of at least ``ndim`` axes; else ``ValueError``."""
+    """Return ``value`` if it is a non-empty, finite, real floating tensor of at least ``ndim``
+    axes; else ``ValueError``.
+    """
     if not isinstance(value, Tensor) or not value.is_floating_point():
-        raise ValueError(f"{name} must be a floating-point tensor, got {getattr(value, 'dtype', type(value).__name__)}")
+        raise ValueError(
+            f"{name} must be a floating-point tensor, got {getattr(value, 'dtype', type(value).__name__)}"
+        )
     if value.ndim < ndim or value.numel() == 0:
-        raise ValueError(f"{name} must be non-empty with at least {ndim} axes, got shape {tuple(value.shape)}")
+        raise ValueError(
+            f"{name} must be non-empty with at least {ndim} axes, got shape {tuple(value.shape)}"
+        )
     if finite and not all(math.isfinite(extreme) for extreme in torch.aminmax(value.detach())):
         raise ValueError(f"{name} must be finite, got NaN or infinite entries")
     return value
@@ -26,10 +34,12 @@ def check_floats(name: str, value: Tensor, ndim: int, finite: bool = True) -> Te
 def project_simplex(v: Tensor, radius: float = 1.0) -> Tensor:
     """Solve ``min ||a - v||_2`` over ``a >= 0, sum(a) = radius``, along the last axis.
 
-    Exact, by sorting (Duchi et al. 2008, figure 1). Any leading shape; the result has ``v``'s dtype.
+    Exact, by sorting (Duchi et al. 2008, figure 1). Any leading shape; the result has ``v``'s
+    dtype.
 
     Raises:
-        ValueError: if ``v`` is empty, not floating-point or not finite, or ``radius`` is not positive.
+        ValueError: if ``v`` is empty, not floating-point or not finite, or ``radius`` is not
+            positive.
     """
     check_floats("v", v, 1)
     return _project(v.double(), number("radius", radius, strict=True)).to(v.dtype)
@@ -47,10 +57,12 @@ def _project(v: Tensor, radius: float) -> Tensor:
 
 
 class Simplices:
-    """The polytope of weights ``(B, n)`` that are non-negative and sum to 1 in each group of coordinates.
+    """The polytope of weights ``(B, n)`` that are non-negative and sum to 1 in each group of
+    coordinates.
 
-    Its methods take and give NumPy arrays if ``device`` is ``None``, and tensors on ``device`` otherwise. NumPy is for
-    small problems, whose cost is the number of operations that Python starts, and not what they compute.
+    Its methods take and give NumPy arrays if ``device`` is ``None``, and tensors on ``device``
+    otherwise. NumPy is for small problems, whose cost is the number of operations that Python
+    starts, and not what they compute.
 
     Args:
         groups: ``(n,)`` integer labels, any values in any order.
@@ -72,7 +84,9 @@ class Simplices:
         member = (group[:, None] == np.arange(self.count)).astype(np.float64)
         arrays = group, index, member, np.arange(n)
         here = (lambda a: a) if device is None else (lambda a: torch.as_tensor(a, device=device))
-        self.group, self.index, self.indicator, self.order = map(here, arrays)  # indicator: (n, count)
+        self.group, self.index, self.indicator, self.order = map(
+            here, arrays
+        )  # indicator: (n, count)
 
     def _rows(self, v: Any) -> Any:
         """The groups' entries, ``(B, count, size)``, filled up with infinity."""
@@ -98,7 +112,9 @@ class Simplices:
         return out[:, : self.n].numpy() if self.xp is np else out[:, : self.n]
 
     def vertex(self, r: Any) -> Any:
-        """Solve ``min <r, v>`` over the polytope: in every group all weight on the smallest entry (the first of ties)."""
+        """Solve ``min <r, v>`` over the polytope: in every group all weight on the smallest entry
+        (the first of ties).
+        """
         chosen = self.index[self.order[: self.count], self._rows(r).argmin(-1)]
         corner = self.xp.zeros_like(r)
         corner[self.xp.arange(len(r))[:, None], chosen] = 1.0

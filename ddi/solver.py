@@ -1,8 +1,9 @@
 """Quadratic problems over one simplex or a product of simplices, from the Gram matrix alone.
 
-The problem solved everywhere is ``min 1/2 a'Ga - c'a`` over weights ``a`` that lie in a simplex, or whose every group
-lies in one. With ``G = M'M`` and ``c = 0`` it gives the point of least norm of a hull (Theorem 2) or of a sum of hulls;
-with ``c`` the loss values it is the dual of the bundle step. Cost does not depend on the dimension of the vectors.
+The problem solved everywhere is ``min 1/2 a'Ga - c'a`` over weights ``a`` that lie in a simplex, or
+whose every group lies in one. With ``G = M'M`` and ``c = 0`` it gives the point of least norm of a
+hull (Theorem 2) or of a sum of hulls; with ``c`` the loss values it is the dual of the bundle step.
+Cost does not depend on the dimension of the vectors.
 """
 
 import math
@@ -30,9 +31,10 @@ class MinNormPoint:
     Attributes:
         weights: ``(..., n)``, non-negative, summing to 1 (in each group).
         squared_norm: ``a'Ga``, shape ``(...)``: the squared norm of ``w = Ma``.
-        gap: Frank-Wolfe gap ``sum_groups (a'r - min r)`` with ``r = Ga - c``, shape ``(...)``. It is never negative,
-            bounds the suboptimality of the objective, and without ``c`` gives ``||w||^2 - ||w*||^2 <= 2 gap`` and
-            ``||w - w*||^2 <= gap``; ``-w`` descends on every vector exactly if ``gap < ||w||^2`` (one group).
+        gap: Frank-Wolfe gap ``sum_groups (a'r - min r)`` with ``r = Ga - c``, shape ``(...)``. It
+            is never negative, bounds the suboptimality of the objective, and without ``c`` gives
+            ``||w||^2 - ||w*||^2 <= 2 gap`` and ``||w - w*||^2 <= gap``; ``-w`` descends on every
+            vector exactly if ``gap < ||w||^2`` (one group).
         iterations: iterations taken (the most of a batch).
         converged: boolean, shape ``(...)``: ``gap <= tol`` times the largest entry of the problem.
     """
@@ -51,15 +53,18 @@ def min_norm_point(
     tol: float | None = None,
     max_iter: int | None = None,
 ) -> MinNormPoint:
-    """Solve ``min 1/2 a'Ga - c'a`` over the simplex: with ``c = 0``, the point of least norm in ``conv{g_i}`` (eq. 14).
+    """Solve ``min 1/2 a'Ga - c'a`` over the simplex: with ``c = 0``, the point of least norm in
+    ``conv{g_i}`` (eq. 14).
 
     Args:
-        gram: ``G``, ``(..., m, m)``, floating point, positive semidefinite up to rounding; symmetrised here.
+        gram: ``G``, ``(..., m, m)``, floating point, positive semidefinite up to rounding;
+            symmetrised here.
         linear: ``c``, ``(..., m)``, or ``None`` for 0.
-        method: ``"exact"`` (an active-set method in the manner of Wolfe 1976, finitely many steps), ``"apg"`` (the
-            paper's accelerated projected gradient with step ``1/||G||_2``) or ``"frank-wolfe"`` (with away steps).
-        tol: relative gap at which to stop; default 1e-6, and for ``"exact"`` as far as rounding lets it (it is reported
-            converged at 1e-10, for float32 input at 1e-6).
+        method: ``"exact"`` (an active-set method in the manner of Wolfe 1976, finitely many steps),
+            ``"apg"`` (the paper's accelerated projected gradient with step ``1/||G||_2``) or
+            ``"frank-wolfe"`` (with away steps).
+        tol: relative gap at which to stop; default 1e-6, and for ``"exact"`` as far as rounding
+            lets it (it is reported converged at 1e-10, for float32 input at 1e-6).
         max_iter: most iterations; default ``100 + 10 m`` for ``"exact"``, else 10 000.
 
     Returns:
@@ -81,9 +86,11 @@ def min_norm_product(
     tol: float | None = None,
     max_iter: int | None = None,
 ) -> MinNormPoint:
-    """Solve ``min 1/2 a'Ga - c'a`` with each group's weights in a simplex: least norm of a *sum* of hulls.
+    """Solve ``min 1/2 a'Ga - c'a`` with each group's weights in a simplex: least norm of a *sum* of
+    hulls.
 
-    With ``c = 0`` this is ``w = sum_groups sum_{i in group} a_i g_i``; for a mean over groups scale the vectors first.
+    With ``c = 0`` this is ``w = sum_groups sum_{i in group} a_i g_i``; for a mean over groups scale
+    the vectors first.
 
     Args:
         gram: one matrix of all ``n`` vectors, ``(..., n, n)``.
@@ -96,7 +103,10 @@ def min_norm_product(
     gram, n = check_floats("gram", gram, 2), gram.shape[-1]
     if gram.shape[-2] != n:
         raise ValueError(f"gram must be square in its last two axes, got shape {tuple(gram.shape)}")
-    shape, many = gram.shape[:-2], gram.is_cuda and gram.numel() >= 32 * n * n  # few problems are quicker on the CPU
+    shape, many = (
+        gram.shape[:-2],
+        gram.is_cuda and gram.numel() >= 32 * n * n,
+    )  # few problems are quicker on the CPU
     simplices = Simplices(groups, n, gram.device if many else None)
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}, got {method!r}")
@@ -111,7 +121,9 @@ def min_norm_product(
     else:
         check_floats("linear", linear, 1)
         if linear.shape[-1] != n:
-            raise ValueError(f"linear must have {n} entries on its last axis, got shape {tuple(linear.shape)}")
+            raise ValueError(
+                f"linear must have {n} entries on its last axis, got shape {tuple(linear.shape)}"
+            )
     G = gram.detach().double().reshape(-1, n, n)
     c = linear.detach().to(G).expand(*shape, n).reshape(-1, n)
     if not many:
@@ -119,12 +131,16 @@ def min_norm_product(
     xp = simplices.xp
     c = simplices.shift(c)
     largest = xp.amax(xp.amax(abs(G), -1), -1)
-    scale = xp.where(largest > 0, largest, xp.amax(abs(c), -1))  # the unit of the problem: the largest Gram entry
+    scale = xp.where(
+        largest > 0, largest, xp.amax(abs(c), -1)
+    )  # the unit of the problem: the largest Gram entry
     scale = xp.where(scale > 0, scale, 1.0)
     G, c = G / scale[:, None, None], c / scale[:, None]
     G = (G + G.swapaxes(1, 2)) / 2
     floor = _semidefinite(G, gram.dtype, xp)
-    size = xp.amax(abs(c), -1).clip(1.0, None)  # ... or the largest loss difference, where that is larger
+    size = xp.amax(abs(c), -1).clip(
+        1.0, None
+    )  # ... or the largest loss difference, where that is larger
 
     solve = {"exact": _active_set, "apg": _accelerated, "frank-wolfe": _away_steps}[method]
     a, iterations = solve(G, c, simplices, tol * size, max_iter, floor)
@@ -132,25 +148,31 @@ def min_norm_product(
     rounded = weights.double() if many else weights.double().numpy()
     gap = simplices.gap(rounded, _residual(G, rounded, c))
     squared = (rounded * _residual(G, rounded, 0.0)).sum(-1).clip(0, None)
-    good = gap <= (max(tol, 1e-10 if gram.dtype == torch.float64 else 1e-6) if exact else tol) * size
+    good = (
+        gap <= (max(tol, 1e-10 if gram.dtype == torch.float64 else 1e-6) if exact else tol) * size
+    )
     found = (squared * scale, gap * scale, good)
     squared, gap, good = (torch.as_tensor(v, device=gram.device).reshape(shape) for v in found)
     weights = weights.to(gram.device).reshape(*shape, n)
     return MinNormPoint(weights, squared.to(gram.dtype), gap.to(gram.dtype), iterations, good)
 
 
-def bundle(gram: Tensor, values: Tensor, t: float, groups: Tensor | None = None, method: str = "exact") -> MinNormPoint:
-    """Weights of the bundle step: ``min_s max_j (l_j + <g_j, s>) + ||s||^2 / (2t)`` through its dual.
+def bundle(
+    gram: Tensor, values: Tensor, t: float, groups: Tensor | None = None, method: str = "exact"
+) -> MinNormPoint:
+    """Weights of the bundle step: ``min_s max_j (l_j + <g_j, s>) + ||s||^2 / (2t)`` through its
+    dual.
 
-    The dual is ``min t/2 a'Ga - l'a`` over the simplex (or one simplex a group), and the step is ``s = -t M a``. For
-    small ``t`` it follows the largest value (PGD-max); for large ``t``, or tied values, the least norm (DDi).
+    The dual is ``min t/2 a'Ga - l'a`` over the simplex (or one simplex a group), and the step is
+    ``s = -t M a``. For small ``t`` it follows the largest value (PGD-max); for large ``t``, or tied
+    values, the least norm (DDi).
 
     Args:
         gram: ``(..., n, n)``. values: the losses ``l``, ``(..., n)``. t: step length, positive.
         groups: as for :func:`min_norm_product`, or ``None`` for one simplex.
 
-    Returns:
-        :class:`MinNormPoint`; ``squared_norm`` is ``a'Ga``, without ``t``; ``gap`` is that of the dual divided by ``t``.
+    Returns: :class:`MinNormPoint`; ``squared_norm`` is ``a'Ga``, without ``t``; ``gap`` is that of
+        the dual divided by ``t``.
     """
     number("t", t, strict=True)
     check_floats("values", values, 1)
@@ -158,15 +180,18 @@ def bundle(gram: Tensor, values: Tensor, t: float, groups: Tensor | None = None,
     return min_norm_product(gram, groups, values.double() / t, method)
 
 
-# --------------------------------------------------------------------------------------------------- the three methods
-# Each takes G (B, n, n) of unit scale, c (B, n), the groups, the gap to reach (B,), the most iterations and the size of
-# G's rounding-level negative eigenvalues, and returns (weights, iterations); NumPy arrays, or tensors on a GPU.
+# --------------------------------------------------------------------------------------------------
+# Each takes G (B, n, n) of unit scale, c (B, n), the groups, the gap to reach (B,), the most
+# iterations and the size of G's rounding-level negative eigenvalues, and returns (weights,
+# iterations); NumPy arrays, or tensors on a GPU.
 
 
 def _active_set(G: Any, c: Any, simplices: Simplices, tol: Any, most: int, floor: Any) -> Solved:
-    """Minimise on the affine hull of a support; drop what turns negative; let in what the gap points to; repeat.
+    """Minimise on the affine hull of a support; drop what turns negative; let in what the gap
+    points to; repeat.
 
-    A tiny proximal term, centred at the current point (so that it moves no solution), keeps every system regular.
+    A tiny proximal term, centred at the current point (so that it moves no solution), keeps every
+    system regular.
     """
     xp, n = simplices.xp, c.shape[-1]
     proximal = (1e-14 * n + 2 * floor)[:, None]
@@ -180,7 +205,9 @@ def _active_set(G: Any, c: Any, simplices: Simplices, tol: Any, most: int, floor
         gaps = simplices.gaps(a, r)
         gap = gaps.sum(-1)
         kept = xp.where((gap < least)[:, None], a, kept)
-        idle = xp.where((gap < 0.9 * least) | (gap > rounding), 0.0, idle + 1)  # iterations lost to rounding
+        idle = xp.where(
+            (gap < 0.9 * least) | (gap > rounding), 0.0, idle + 1
+        )  # iterations lost to rounding
         least = xp.minimum(least, gap)
         done = (gap <= tol) | (idle >= 2)
         if done.all():
@@ -198,7 +225,9 @@ def _active_set(G: Any, c: Any, simplices: Simplices, tol: Any, most: int, floor
         blocked = falling & (ratio <= step)
         moved = simplices.normalise(xp.where(blocked, 0.0, a + step * d).clip(0, None))
         free, new = free & ~blocked, new & ~blocked
-        stuck = (step[:, 0] == 0) & ~new.any(-1)  # all that came in fell out: keep the steepest alone
+        stuck = (step[:, 0] == 0) & ~new.any(
+            -1
+        )  # all that came in fell out: keep the steepest alone
         if stuck.any():
             steepest = lowest & simplices.worst(a, r) & stuck[:, None]
             free, new = free | steepest, new | steepest
@@ -208,10 +237,11 @@ def _active_set(G: Any, c: Any, simplices: Simplices, tol: Any, most: int, floor
 
 
 def _pivot(G: Any, c: Any, simplices: Simplices, proximal: Any, rounds: int = 6) -> Any:
-    """A start: drop all negative weights and let in all that the multipliers ask for, at once, from the full support.
+    """A start: drop all negative weights and let in all that the multipliers ask for, at once, from
+    the full support.
 
-    Block pivoting (Portugal, Judice and Vicente 1994) mostly finds the support in a few rounds, but it may cycle, so
-    what it finds is no more than a feasible point.
+    Block pivoting (Portugal, Judice and Vicente 1994) mostly finds the support in a few rounds, but
+    it may cycle, so what it finds is no more than a feasible point.
     """
     xp = simplices.xp
     free = xp.ones_like(c) > 0
@@ -229,15 +259,22 @@ def _pivot(G: Any, c: Any, simplices: Simplices, proximal: Any, rounds: int = 6)
 
 
 def _to_affine_minimiser(G: Any, r: Any, free: Any, proximal: Any, simplices: Simplices) -> Any:
-    """Solve ``min 1/2 d'Gd + r'd + proximal/2 |d|^2`` over ``d`` with ``d = 0`` off ``free`` and sum 0 in each group."""
+    """Solve ``min 1/2 d'Gd + r'd + proximal/2 |d|^2`` over ``d`` with ``d = 0`` off ``free`` and
+    sum 0 in each group.
+    """
     xp = simplices.xp
-    idx = xp.where(free.any(0))[0]  # the union of a batch's supports; rows of the identity fill up each problem
+    idx = xp.where(free.any(0))[
+        0
+    ]  # the union of a batch's supports; rows of the identity fill up each problem
     f, p = free[:, idx], len(idx)
     inside = xp.where(f[:, :, None] & f[:, None, :], G[:, idx][:, :, idx], 0.0)
     inside[:, range(p), range(p)] += xp.where(f, proximal, 1.0)
     border = simplices.indicator[idx] * f[:, :, None]
     corner = xp.zeros_like(border[:, : simplices.count])
-    K = xp.concatenate([xp.concatenate([inside, border], -1), xp.concatenate([border.swapaxes(1, 2), corner], -1)], 1)
+    K = xp.concatenate(
+        [xp.concatenate([inside, border], -1), xp.concatenate([border.swapaxes(1, 2), corner], -1)],
+        1,
+    )
     rhs = xp.concatenate([xp.where(f, -r[:, idx], 0.0), corner[:, 0]], -1)
     d = xp.zeros_like(r)
     d[:, idx] = xp.where(f, xp.linalg.solve(K, rhs[:, :, None])[:, :p, 0], 0.0)
@@ -245,7 +282,9 @@ def _to_affine_minimiser(G: Any, r: Any, free: Any, proximal: Any, simplices: Si
 
 
 def _accelerated(G: Any, c: Any, simplices: Simplices, tol: Any, most: int, floor: Any) -> Solved:
-    """Accelerated projected gradient (Parikh and Boyd 2014, section 4.3), step ``1/||G||_2`` for ``1/2 a'Ga``."""
+    """Accelerated projected gradient (Parikh and Boyd 2014, section 4.3), step ``1/||G||_2`` for
+    ``1/2 a'Ga``.
+    """
     xp = simplices.xp
     step = 1 / xp.linalg.eigvalsh(G)[:, -1:].clip(1e-300, None)
     a = previous = simplices.normalise(xp.ones_like(c))
@@ -260,7 +299,9 @@ def _accelerated(G: Any, c: Any, simplices: Simplices, tol: Any, most: int, floo
 
 
 def _away_steps(G: Any, c: Any, simplices: Simplices, tol: Any, most: int, floor: Any) -> Solved:
-    """Frank-Wolfe with away steps (Lacoste-Julien and Jaggi 2015) and exact line search, on the group of largest gap."""
+    """Frank-Wolfe with away steps (Lacoste-Julien and Jaggi 2015) and exact line search, on the
+    group of largest gap.
+    """
     xp, n = simplices.xp, c.shape[-1]
     a = simplices.vertex(G[:, range(n), range(n)] / 2 - c)
     for iteration in range(most):
@@ -286,8 +327,13 @@ def _away_steps(G: Any, c: Any, simplices: Simplices, tol: Any, most: int, floor
 
 
 def _semidefinite(G: Any, dtype: torch.dtype, xp: ModuleType) -> Any:
-    """Size of the negative eigenvalues of ``G`` (unit scale), ``(B,)``; refused if larger than rounding in ``dtype``."""
-    lowest, allowed = xp.linalg.eigvalsh(G)[:, 0], G.shape[-1] * (1e-10 if dtype == torch.float64 else 1e-5)
+    """Size of the negative eigenvalues of ``G`` (unit scale), ``(B,)``; refused if larger than
+    rounding in ``dtype``.
+    """
+    lowest, allowed = (
+        xp.linalg.eigvalsh(G)[:, 0],
+        G.shape[-1] * (1e-10 if dtype == torch.float64 else 1e-5),
+    )
     if (lowest < -allowed).any():
         raise ValueError(
             f"gram must be positive semidefinite, got an eigenvalue {lowest.min().item():.3g} of its largest entry"

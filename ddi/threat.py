@@ -1,7 +1,9 @@
-"""The sets that perturbations are chosen from: balls in the l-infinity or l2 norm, cut by the image box.
+"""The sets that perturbations are chosen from: balls in the l-infinity or l2 norm, cut by the image
+box.
 
-For one image ``x`` the set is ``S(x) = {d : ||d|| <= eps, lo <= x + d <= hi}``. It is compact and, because the box
-depends on ``x``, differs from sample to sample. With ``box=None`` it is the ball alone.
+For one image ``x`` the set is ``S(x) = {d : ||d|| <= eps, lo <= x + d <= hi}``. It is compact and,
+because the box depends on ``x``, differs from sample to sample. With ``box=None`` it is the ball
+alone.
 """
 
 import math
@@ -19,17 +21,30 @@ __all__ = ["Box", "L2", "LInf", "Threat", "threat_model"]
 
 
 def number(name: str, value: float, *, low: float = 0.0, strict: bool = False) -> float:
-    """Return ``value`` if it is a finite number ``>= low`` (``> low`` if strict); otherwise raise ``ValueError``."""
+    """Return ``value`` if it is a finite number ``>= low`` (``> low`` if strict); otherwise raise
+    ``ValueError``.
+    """
     real = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not real or not math.isfinite(value) or value < low or (strict and value == low):
-        raise ValueError(f"{name} must be a finite number {'>' if strict else '>='} {low:g}, got {value!r}")
+        raise ValueError(
+            f"{name} must be a finite number {'>' if strict else '>='} {low:g}, got {value!r}"
+        )
     return float(value)
 
 
 def whole(name: str, value: int, high: int | None = None) -> int:
-    """Return ``value`` if it is an integer ``>= 1`` (and ``<= high``); otherwise raise ``ValueError``."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1 or (high is not None and value > high):
-        raise ValueError(f"{name} must be an integer {'>= 1' if high is None else f'from 1 to {high}'}, got {value!r}")
+    """Return ``value`` if it is an integer ``>= 1`` (and ``<= high``); otherwise raise
+    ``ValueError``.
+    """
+    if (
+        not isinstance(value, int)
+        or isinstance(value, bool)
+        or value < 1
+        or (high is not None and value > high)
+    ):
+        raise ValueError(
+            f"{name} must be an integer {'>= 1' if high is None else f'from 1 to {high}'}, got {value!r}"
+        )
     return value
 
 
@@ -52,43 +67,62 @@ class Threat:
         number("eps", self.eps)
         if self.box is not None:
             pair = isinstance(self.box, (tuple, list)) and len(self.box) == 2
-            if not pair or not all(math.isfinite(v) for v in self.box) or not self.box[0] < self.box[1]:
-                raise ValueError(f"box must be None or (low, high) with low < high, got {self.box!r}")
+            if (
+                not pair
+                or not all(math.isfinite(v) for v in self.box)
+                or not self.box[0] < self.box[1]
+            ):
+                raise ValueError(
+                    f"box must be None or (low, high) with low < high, got {self.box!r}"
+                )
 
     def bounds(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Lowest and highest perturbation that the box allows, elementwise (infinite without a box)."""
+        """Lowest and highest perturbation that the box allows, elementwise (infinite without a
+        box).
+        """
         lo, hi = self.box if self.box is not None else (-math.inf, math.inf)
         return lo - x, hi - x
 
     def check(self, x: Tensor) -> None:
         """Raise ``ValueError`` unless ``x`` is a non-empty batch of finite floats inside the box."""
         if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise ValueError(f"x must be a floating-point tensor, got {getattr(x, 'dtype', type(x).__name__)}")
+            raise ValueError(
+                f"x must be a floating-point tensor, got {getattr(x, 'dtype', type(x).__name__)}"
+            )
         if x.ndim < 2 or x.numel() == 0:
             raise ValueError(f"x must be a non-empty batch of shape (B, ...), got {tuple(x.shape)}")
         low, high = (v.item() for v in torch.aminmax(x.detach()))
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ValueError("x must be finite, got NaN or infinite values")
         if self.box is not None and (low < self.box[0] or high > self.box[1]):
-            raise ValueError(f"x must lie in the box {self.box}, got values from {low:g} to {high:g}")
+            raise ValueError(
+                f"x must lie in the box {self.box}, got values from {low:g} to {high:g}"
+            )
 
     def project(self, delta: Tensor, x: Tensor) -> Tensor:
         """Nearest point of ``S(x)`` in the Euclidean norm."""
         return self.projection(x)(delta.clone())
 
     def projection(self, x: Tensor) -> Projection:
-        """The projection onto ``S(x)``, for many perturbations of the same images; it may overwrite its argument."""
+        """The projection onto ``S(x)``, for many perturbations of the same images; it may overwrite
+        its argument.
+        """
         raise NotImplementedError
 
-    def sample(self, x: Tensor, generator: torch.Generator | None = None, project: Projection | None = None) -> Tensor:
-        """Random perturbation: uniform in the ball, then clipped to the box (the field's random start).
+    def sample(
+        self, x: Tensor, generator: torch.Generator | None = None, project: Projection | None = None
+    ) -> Tensor:
+        """Random perturbation: uniform in the ball, then clipped to the box (the field's random
+        start).
 
         ``project`` is ``projection(x)``, if it is at hand.
         """
         raise NotImplementedError
 
     def steepest(self, gradient: Tensor) -> Tensor:
-        """Solve ``max <gradient, s>`` subject to ``||s|| <= 1``, a sample at a time (0 where the gradient is 0)."""
+        """Solve ``max <gradient, s>`` subject to ``||s|| <= 1``, a sample at a time (0 where the
+        gradient is 0).
+        """
         raise NotImplementedError
 
     def norm(self, delta: Tensor) -> Tensor:
@@ -104,10 +138,13 @@ class Threat:
 
 @dataclass(frozen=True)
 class LInf(Threat):
-    """``S(x) = {d : max_j |d_j| <= eps, lo <= x + d <= hi}``; see :class:`Threat` for the arguments."""
+    """``S(x) = {d : max_j |d_j| <= eps, lo <= x + d <= hi}``; see :class:`Threat` for the
+    arguments.
+    """
 
     def projection(self, x: Tensor) -> Projection:
-        """Solve ``min_s ||s - delta||_2`` over ``s in S(x)``, exactly: a clip, since the set is a box.
+        """Solve ``min_s ||s - delta||_2`` over ``s in S(x)``, exactly: a clip, since the set is a
+        box.
 
         Args:
             x: images inside the box, shape ``(B, ...)``.
@@ -119,7 +156,9 @@ class LInf(Threat):
         lo, hi = lo.clamp_(-self.eps, self.eps), hi.clamp_(-self.eps, self.eps)
         return lambda delta: delta.clamp_(lo, hi)
 
-    def sample(self, x: Tensor, generator: torch.Generator | None = None, project: Projection | None = None) -> Tensor:
+    def sample(
+        self, x: Tensor, generator: torch.Generator | None = None, project: Projection | None = None
+    ) -> Tensor:
         """Uniform on ``[-eps, eps]`` in every coordinate, then clipped to the box."""
         noise = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         return (project or self.projection(x))(noise.mul_(2).sub_(1).mul_(self.eps))
@@ -138,11 +177,13 @@ class L2(Threat):
     """``S(x) = {d : ||d||_2 <= eps, lo <= x + d <= hi}``; see :class:`Threat` for the arguments."""
 
     def projection(self, x: Tensor) -> Projection:
-        """Solve ``min_s ||s - delta||_2`` over ``s in S(x)``: the true projection onto ball *and* box together.
+        """Solve ``min_s ||s - delta||_2`` over ``s in S(x)``: the true projection onto ball *and*
+        box together.
 
-        The solution is ``clip(c * delta)`` for the largest ``c`` in ``[0, 1]`` whose clip has norm ``<= eps``;
-        ``c`` is found by bisection to the resolution of the dtype, from below, so the result is always feasible.
-        (Shrinking to the ball and then clipping is feasible too, but is not the nearest point where both bind.)
+        The solution is ``clip(c * delta)`` for the largest ``c`` in ``[0, 1]`` whose clip has norm
+        ``<= eps``; ``c`` is found by bisection to the resolution of the dtype, from below, so the
+        result is always feasible. (Shrinking to the ball and then clipping is feasible too, but is
+        not the nearest point where both bind.)
         """
         return partial(self._onto_both, x)
 
@@ -163,8 +204,12 @@ class L2(Threat):
         result[outside] = (low * unit).clamp(lo, hi)
         return result
 
-    def sample(self, x: Tensor, generator: torch.Generator | None = None, project: Projection | None = None) -> Tensor:
-        """Uniform in the ball (Gaussian direction, radius ``eps * U^(1/n)``), then clipped to the box."""
+    def sample(
+        self, x: Tensor, generator: torch.Generator | None = None, project: Projection | None = None
+    ) -> Tensor:
+        """Uniform in the ball (Gaussian direction, radius ``eps * U^(1/n)``), then clipped to the
+        box.
+        """
         normal = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         uniform = torch.rand(x.shape[0], generator=generator, dtype=x.dtype, device=x.device)
         radius = self.eps * uniform ** (1 / normal[0].numel())
@@ -175,7 +220,9 @@ class L2(Threat):
         """The gradient divided by its l2 norm, a sample at a time; 0 stays 0 at every scale."""
         flat = gradient.flatten(1)
         peak = flat.abs().amax(1, keepdim=True)
-        flat = flat / torch.where(peak > 0, peak, 1.0)  # no overflow or underflow in the squares below
+        flat = flat / torch.where(
+            peak > 0, peak, 1.0
+        )  # no overflow or underflow in the squares below
         norm = flat.norm(dim=1, keepdim=True)
         return (flat / torch.where(norm > 0, norm, 1.0)).view_as(gradient)
 

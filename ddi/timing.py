@@ -1,4 +1,6 @@
-"""Times and memory compared fairly: jobs in turn, ratios inside a round, and rows that know their goal."""
+"""Times and memory compared fairly: jobs in turn, ratios inside a round, and rows that know their
+goal.
+"""
 
 import math
 import os
@@ -22,7 +24,9 @@ Jobs = dict[str, Callable[[], object]]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a median with its quartiles, the work limit, and the goal for this kind of device."""
+    """One line of the table: a median with its quartiles, the work limit, and the goal for this
+    kind of device.
+    """
 
     name: str
     value: float
@@ -43,12 +47,17 @@ class Row:
 
     def plain(self) -> dict[str, Any]:
         """For JSON, without NaN."""
-        values = {key: None if isinstance(v, float) and math.isnan(v) else v for key, v in vars(self).items()}
+        values = {
+            key: None if isinstance(v, float) and math.isnan(v) else v
+            for key, v in vars(self).items()
+        }
         return values | {"met": self.met}
 
 
 def interleaved(jobs: Jobs, rounds: int, device: torch.device) -> dict[str, np.ndarray]:
-    """Seconds of every job in every round; one round before them warms up, and every other round runs backwards."""
+    """Seconds of every job in every round; one round before them warms up, and every other round
+    runs backwards.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for turn in range(rounds + 1):
         for name in list(jobs)[:: 1 if turn % 2 else -1]:
@@ -77,14 +86,18 @@ def peak_memory(job: Callable[[], object], device: torch.device) -> int:
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         job()
     events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    return int(np.cumsum([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]).max(initial=0))
+    return int(
+        np.cumsum([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]).max(initial=0)
+    )
 
 
 class Processes:
-    """New processes on this machine, joined as ``torchrun`` would join them; calling this runs a job in all at once.
+    """New processes on this machine, joined as ``torchrun`` would join them; calling this runs a
+    job in all at once.
 
     Args:
-        count: of processes. threads: of each. jobs: from a process's device to its jobs; it is pickled.
+        count: of processes. threads: of each. jobs: from a process's device to its jobs; it is
+            pickled.
 
     Raises:
         EOFError: from a call, if a process has died; its own message stands in the error output.
@@ -98,7 +111,12 @@ class Processes:
         pipes = [context.Pipe() for _ in range(count)]
         self._pipes = [ours for ours, _ in pipes]
         for rank, (_, theirs) in enumerate(pipes):
-            place = {"RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+            place = {
+                "RANK": rank,
+                "WORLD_SIZE": count,
+                "MASTER_ADDR": "localhost",
+                "MASTER_PORT": port,
+            }
             context.Process(target=_serve, args=(place, threads, jobs, theirs), daemon=True).start()
             theirs.close()
 
@@ -116,7 +134,12 @@ class Processes:
             pipe.close()
 
 
-def _serve(place: dict[str, int | str], threads: int, jobs: Callable[[torch.device], Jobs], pipe: Connection) -> None:
+def _serve(
+    place: dict[str, int | str],
+    threads: int,
+    jobs: Callable[[torch.device], Jobs],
+    pipe: Connection,
+) -> None:
     os.environ.update({key: str(value) for key, value in place.items()})
     torch.set_num_threads(threads)
     device = parallel.start()
@@ -143,7 +166,9 @@ def lines(rows: Iterable[Row]) -> Iterable[str]:
         spread = "" if math.isnan(row.low) else f" ({row.low:.3g} ... {row.high:.3g})"
         limit = "" if math.isnan(row.limit) else f"; work limit {row.limit:.3g}"
         goal = (
-            "" if row.goal is None else f"; goal {row.goal}{'' if row.met is None else ': met' if row.met else ': MISSED'}"
+            ""
+            if row.goal is None
+            else f"; goal {row.goal}{'' if row.met is None else ': met' if row.met else ': MISSED'}"
         )
         value = "absent" if math.isnan(row.value) else f"{row.value:.3g}"
         yield f"{row.name:50} {value}{spread}{limit}{goal}{f'  [{row.note}]' if row.note else ''}"

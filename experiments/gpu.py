@@ -1,11 +1,13 @@
-"""All that a GPU is needed for, in the order of information, in pieces: issue the same command until nothing is left.
+"""All that a GPU is needed for, in the order of information, in pieces: issue the same command
+until nothing is left.
 
     DDI_DATA=<folder> python experiments/gpu.py --seconds 560 --work /tmp/ddi --records records.tgz
 
-Steps, one after the other: the benchmark (book/speed.md), the probe along training and the main comparison at the paper's
-setting (chapter 11), then more seeds and the other figures' arms (chapter 12). A step that is complete is skipped, and one
-that the time cuts goes on in the next piece, as long as the work folder is there. Every piece ends by packing all records
-without weights into one archive; unpack it at the repository's root. ``--tiny`` runs the same steps on a CPU at toy size.
+Steps, one after the other: the benchmark (book/speed.md), the probe along training and the main
+comparison at the paper's setting (chapter 11), then more seeds and the other figures' arms (chapter
+12). A step that is complete is skipped, and one that the time cuts goes on in the next piece, as
+long as the work folder is there. Every piece ends by packing all records without weights into one
+archive; unpack it at the repository's root. ``--tiny`` runs the same steps on a CPU at toy size.
 """
 
 import argparse
@@ -17,18 +19,50 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FAST = ["kernels.precision=attack-bf16", "kernels.channels_last=true"]
-TINY = ["data=digits", "model.name=SmallNet", "setting.batch_size=20", "setting.epoch_steps=2", "setting.validation=50"]
+TINY = [
+    "data=digits",
+    "model.name=SmallNet",
+    "setting.batch_size=20",
+    "setting.epoch_steps=2",
+    "setting.validation=50",
+]
 
 
-def plan(work: Path, epochs: int, tiny: bool, compile: str = "reduce-overhead") -> list[tuple[str, list[str]]]:
+def plan(
+    work: Path, epochs: int, tiny: bool, compile: str = "reduce-overhead"
+) -> list[tuple[str, list[str]]]:
     """Name and command of every step, in order."""
     out = ["--out", str(work / "results")]
-    bench = ["-m", "ddi", "bench", "--out", str(work / "benchmarks" / ("tiny.json" if tiny else "cuda-ResNet18.json"))]
-    probe = [str(ROOT / "experiments" / "probe.py"), "--model", "ResNet18", "--steps", "0,200,1000,4000", *out]
+    bench = [
+        "-m",
+        "ddi",
+        "bench",
+        "--out",
+        str(work / "benchmarks" / ("tiny.json" if tiny else "cuda-ResNet18.json")),
+    ]
+    probe = [
+        str(ROOT / "experiments" / "probe.py"),
+        "--model",
+        "ResNet18",
+        "--steps",
+        "0,200,1000,4000",
+        *out,
+    ]
     if not tiny:
         bench += ["--compile", compile]
     else:
-        bench += ["--model", "SmallNet", "--batch", "4", "--rounds", "1", "--sections", "steps", "--device", "cpu"]
+        bench += [
+            "--model",
+            "SmallNet",
+            "--batch",
+            "4",
+            "--rounds",
+            "1",
+            "--sections",
+            "steps",
+            "--device",
+            "cpu",
+        ]
         probe = [
             probe[0],
             "--model",
@@ -47,15 +81,33 @@ def plan(work: Path, epochs: int, tiny: bool, compile: str = "reduce-overhead") 
         ]
 
     def run(file: str, arms: str, seed: int) -> tuple[str, list[str]]:
-        command = ["-m", "ddi", "run", str(ROOT / "experiments" / f"{file}.toml"), f"seeds=[{seed}]", "--arms", arms]
-        command += ["--epochs", str(epochs), "--quiet", "--checkpoint-every", "100", "setting.evaluate_every=2", *out]
+        command = [
+            "-m",
+            "ddi",
+            "run",
+            str(ROOT / "experiments" / f"{file}.toml"),
+            f"seeds=[{seed}]",
+            "--arms",
+            arms,
+        ]
+        command += [
+            "--epochs",
+            str(epochs),
+            "--quiet",
+            "--checkpoint-every",
+            "100",
+            "setting.evaluate_every=2",
+            *out,
+        ]
         return f"{file}: {arms}, seed {seed}", command + (
             ["--device", "cpu", *TINY] if tiny else [*FAST, f"kernels.compile={compile}"]
         )
 
     steps = [("benchmark", bench), ("probe", probe)]
     steps += [run("figure4-left", arm, 0) for arm in ("pgd-normalised", "pgd", "product", "ddi")]
-    steps += [run("figure4-left", arm, seed) for seed in (1, 2) for arm in ("pgd-normalised", "pgd")]
+    steps += [
+        run("figure4-left", arm, seed) for seed in (1, 2) for arm in ("pgd-normalised", "pgd")
+    ]
     steps += [
         run("figure4-left", "product", 1),
         run("figure5a", "pgd-max-10", 0),
@@ -85,23 +137,44 @@ def attempted(command: list[str], end: float) -> str:
 def main() -> int:
     """Run what is left of the plan until the time is up, and pack the records."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=560, help="until the step under way is stopped (default: 560)")
-    parser.add_argument("--work", type=Path, default=Path("/tmp/ddi"), help="folder of records and checkpoints")
-    parser.add_argument("--records", type=Path, default=Path("records.tgz"), help="archive to write")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=560,
+        help="until the step under way is stopped (default: 560)",
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("/tmp/ddi"), help="folder of records and checkpoints"
+    )
+    parser.add_argument(
+        "--records", type=Path, default=Path("records.tgz"), help="archive to write"
+    )
     parser.add_argument("--epochs", type=int, default=15, help="of every training (default: 15)")
-    parser.add_argument("--compile", default="reduce-overhead", help="mode of torch.compile, or off (default: %(default)s)")
-    parser.add_argument("--tiny", action="store_true", help="the same steps at toy size, on the CPU")
+    parser.add_argument(
+        "--compile",
+        default="reduce-overhead",
+        help="mode of torch.compile, or off (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--tiny", action="store_true", help="the same steps at toy size, on the CPU"
+    )
     options = parser.parse_args()
     end, left = time.monotonic() + options.seconds, 0
     options.work.mkdir(parents=True, exist_ok=True)
     done = options.work / "done.txt"
     finished = done.read_text().splitlines() if done.exists() else []
-    plans = [plan(options.work.resolve(), options.epochs, options.tiny, mode) for mode in (options.compile, "off")]
+    plans = [
+        plan(options.work.resolve(), options.epochs, options.tiny, mode)
+        for mode in (options.compile, "off")
+    ]
     for (name, command), (_, uncompiled) in zip(*plans, strict=True):
         if name in finished:
             continue
         started = time.monotonic()
-        for attempt in (command, uncompiled):  # whatever a compiler does not like still runs without it
+        for attempt in (
+            command,
+            uncompiled,
+        ):  # whatever a compiler does not like still runs without it
             state = attempted(attempt, end)
             print(f"== {name}: {state} after {time.monotonic() - started:.0f} s", flush=True)
             if not state.startswith("FAILED") or command == uncompiled:
@@ -114,7 +187,9 @@ def main() -> int:
         if time.monotonic() > end:
             break
     pack(options.work, options.records)
-    print(f"{options.records}: {options.records.stat().st_size / 1e6:.1f} MB; {len(finished)} steps done")
+    print(
+        f"{options.records}: {options.records.stat().st_size / 1e6:.1f} MB; {len(finished)} steps done"
+    )
     return int(left > 0)
 
 

@@ -3,15 +3,17 @@
     DDI_DATA=<folder> python experiments/probe.py --model SmallNet --data cifar10
     DDI_DATA=<folder> python experiments/probe.py --model ResNet18 --data cifar10 --device cuda
 
-The network is trained by an arm (``pgd``) of an experiment file (SmallNet: small-cifar10.toml, ResNet18:
-figure4-left.toml, MLP: digits.toml) at its first learning rate. After given numbers of steps, on batches of images that
-training never sees: the cosines of m batch gradients at m restarts of the training attack, the slopes that every rule
-promises, and the measured change ``phi(theta + t s) - phi(theta)`` for its unit direction ``s`` and several ``t``. There
-``phi`` is the mean over the batch of the largest loss found by several restarts of PGD-20, each sample's best iterate
-kept, always from the same starts.
+The network is trained by an arm (``pgd``) of an experiment file (SmallNet: small-cifar10.toml,
+ResNet18: figure4-left.toml, MLP: digits.toml) at its first learning rate. After given numbers of
+steps, on batches of images that
+training never sees: the cosines of m batch gradients at m restarts of the training attack, the
+slopes that every rule promises, and the measured change ``phi(theta + t s) - phi(theta)`` for its
+unit direction ``s`` and several ``t``. There ``phi`` is the mean over the batch of the largest loss
+found by several restarts of PGD-20, each sample's best iterate kept, always from the same starts.
 
-Writes results/probe/<model>-<arm>-seed<k>/, a row a (step, batch, rule, t); ``rule`` counts from 0 in the list ``rules`` of
-config.toml. A run that was interrupted goes on where it was; a complete record is kept as it is.
+Writes results/probe/<model>-<arm>-seed<k>/, a row a (step, batch, rule, t); ``rule`` counts from 0
+in the list ``rules`` of config.toml. A run that was interrupted goes on where it was; a complete
+record is kept as it is.
 """
 
 import argparse
@@ -29,20 +31,27 @@ from ddi.checkpoint import save_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = {"SmallNet": "small-cifar10.toml", "ResNet18": "figure4-left.toml", "MLP": "digits.toml"}
-# "strong" is the gradient at the perturbations that give phi itself: one gradient, but better maximisers
+# "strong" is the gradient at the perturbations that give phi itself: one gradient, but better
+# maximisers
 RULES = ("single", "strong", "max", "mean", "ddi", "product", "bundle")
 WHOLE = ("step", "batch", "rule", "negative_pairs")  # columns of whole numbers
-KERNELS = ddi.Kernels("attack-bf16")  # of training on a GPU; what is measured is measured in float32
+KERNELS = ddi.Kernels(
+    "attack-bf16"
+)  # of training on a GPU; what is measured is measured in float32
 RESTARTS = 2  # of the attack that measures phi
 
 
 def strongest(model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor) -> tuple[Tensor, float]:
     """Each sample's perturbation of largest loss, and the mean of these losses."""
     losses = ddi.sample_losses(model, x, y, deltas)
-    return deltas[losses.argmax(0), torch.arange(len(x), device=x.device)], float(losses.amax(0).double().mean())
+    return deltas[losses.argmax(0), torch.arange(len(x), device=x.device)], float(
+        losses.amax(0).double().mean()
+    )
 
 
-def restarts(model: nn.Module, x: Tensor, y: Tensor, attack: ddi.PGD, count: int, seed: int) -> Tensor:
+def restarts(
+    model: nn.Module, x: Tensor, y: Tensor, attack: ddi.PGD, count: int, seed: int
+) -> Tensor:
     """``count`` perturbations of the batch, from starts that only ``seed`` decides."""
     draw = torch.Generator(x.device).manual_seed(seed)
     return attack.restarts(model, x, y, count, draw, chunk=512 if x.is_cuda else None)
@@ -51,28 +60,48 @@ def restarts(model: nn.Module, x: Tensor, y: Tensor, attack: ddi.PGD, count: int
 def move(model: nn.Module, step: Tensor) -> nn.Module:
     """A copy of the model whose parameters have moved by a flat step."""
     moved = deepcopy(model)
-    vector_to_parameters(parameters_to_vector(model.parameters()).detach() + step, moved.parameters())
+    vector_to_parameters(
+        parameters_to_vector(model.parameters()).detach() + step, moved.parameters()
+    )
     return moved
 
 
-def gradient(model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, rule: str, **options) -> tuple[Tensor, float]:
-    """What a rule makes of given perturbations: unit direction to add, and the norm before dividing by it."""
+def gradient(
+    model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, rule: str, **options
+) -> tuple[Tensor, float]:
+    """What a rule makes of given perturbations: unit direction to add, and the norm before dividing
+    by it.
+    """
     given = iter(deltas)
     step = ddi.descent_rule(rule, m=len(deltas), **options)(model, x, y, lambda *_: next(given))
     return -step.gradient / step.gradient.norm().clamp_min(1e-30), step.diagnostics["norm"]
 
 
-def probe(model: nn.Module, x: Tensor, y: Tensor, other: list[Tensor], run: ddi.Run, options, seed: int) -> list[dict]:
-    """All rows of one batch; ``other`` is a second batch, whose gradient shows what a change of images does."""
+def probe(
+    model: nn.Module, x: Tensor, y: Tensor, other: list[Tensor], run: ddi.Run, options, seed: int
+) -> list[dict]:
+    """All rows of one batch; ``other`` is a second batch, whose gradient shows what a change of
+    images does.
+    """
     chunks = options.chunks
     attack = replace(run.attack, steps=20, keep="best")
     deltas = restarts(model, x, y, run.attack, options.m, seed)
     best, φ = strongest(model, x, y, restarts(model, x, y, attack, RESTARTS, seed + 1))
     given = {name: (deltas, name, {}) for name in ("single", "max", "mean", "ddi")}
     given |= {"strong": (best[None], "single", {})}
-    given |= {"product": (deltas, "product", {"method": "chunks", "chunks": chunks, "normalize": False})}
-    given |= {"bundle": (deltas, "bundle", {"joint": False, "method": "chunks", "chunks": chunks, "t": run.setting.lr})}
-    found = {name: gradient(model, x, y, d, rule, **extra) for name, (d, rule, extra) in given.items()}
+    given |= {
+        "product": (deltas, "product", {"method": "chunks", "chunks": chunks, "normalize": False})
+    }
+    given |= {
+        "bundle": (
+            deltas,
+            "bundle",
+            {"joint": False, "method": "chunks", "chunks": chunks, "t": run.setting.lr},
+        )
+    }
+    found = {
+        name: gradient(model, x, y, d, rule, **extra) for name, (d, rule, extra) in given.items()
+    }
 
     rows, _ = ddi.chunk_gradients(model, x, y, deltas, chunks)  # (m, chunks, d)
     columns = rows.sum(1)
@@ -95,27 +124,47 @@ def probe(model: nn.Module, x: Tensor, y: Tensor, other: list[Tensor], run: ddi.
         direction, norm = found[name]
         slopes = {
             "slope_joint": float(ddi.directional_derivative(columns, direction)),
-            "slope_product": float(ddi.directional_derivative(rows.flatten(0, 1), direction, groups)),
+            "slope_product": float(
+                ddi.directional_derivative(rows.flatten(0, 1), direction, groups)
+            ),
             "slope_max": -float(found["max"][0] @ direction) * found["max"][1],
             "cosine_single": float(found["single"][0] @ direction),
         }
         for t in options.t:
             moved = move(model, t * direction)
             after = strongest(moved, x, y, restarts(moved, x, y, attack, RESTARTS, seed + 1))[1]
-            result.append({"rule": number, "t": t, "change": after - φ, "norm": norm} | slopes | same)
+            result.append(
+                {"rule": number, "t": t, "change": after - φ, "norm": norm} | slopes | same
+            )
     return result
 
 
-def train_to(target: int, at: dict, model: nn.Module, data: ddi.Dataset, run: ddi.Run, generators: tuple, save) -> None:
+def train_to(
+    target: int,
+    at: dict,
+    model: nn.Module,
+    data: ddi.Dataset,
+    run: ddi.Run,
+    generators: tuple,
+    save,
+) -> None:
     """Go on with PGD training, as the trainer does it, up to the step ``target``."""
     setting, (batches, attacks) = run.setting, generators
     fast = ddi.Fast(model, KERNELS) if batches.device.type == "cuda" else model
-    optimiser = torch.optim.SGD(model.parameters(), setting.lr, setting.momentum, weight_decay=setting.weight_decay)
+    optimiser = torch.optim.SGD(
+        model.parameters(), setting.lr, setting.momentum, weight_decay=setting.weight_decay
+    )
     while at["step"] < target:
         if len(at["order"]) < setting.batch_size:
-            at["order"] = torch.randperm(len(data.x_train), generator=batches, device=batches.device)
+            at["order"] = torch.randperm(
+                len(data.x_train), generator=batches, device=batches.device
+            )
         chosen, at["order"] = at["order"][: setting.batch_size], at["order"][setting.batch_size :]
-        images = ddi.crop_and_flip(data.x_train[chosen], generator=batches) if setting.augment else data.x_train[chosen]
+        images = (
+            ddi.crop_and_flip(data.x_train[chosen], generator=batches)
+            if setting.augment
+            else data.x_train[chosen]
+        )
         step = run.rule(fast.train(), images, data.y_train[chosen], run.attack, attacks)
         ddi.assign_gradient(model, step.gradient)
         optimiser.step()
@@ -127,23 +176,48 @@ def train_to(target: int, at: dict, model: nn.Module, data: ddi.Dataset, run: dd
 def main() -> None:
     """Read the command line; train, probe, record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", choices=FILES, default="SmallNet", help="decides the experiment file (default: SmallNet)")
-    parser.add_argument("--arm", choices=("pgd", "pgd-normalised"), default="pgd", help="how it is trained (default: pgd)")
-    parser.add_argument("--steps", default="0,100,400", help="numbers of training steps before each probe")
+    parser.add_argument(
+        "--model",
+        choices=FILES,
+        default="SmallNet",
+        help="decides the experiment file (default: SmallNet)",
+    )
+    parser.add_argument(
+        "--arm",
+        choices=("pgd", "pgd-normalised"),
+        default="pgd",
+        help="how it is trained (default: pgd)",
+    )
+    parser.add_argument(
+        "--steps", default="0,100,400", help="numbers of training steps before each probe"
+    )
     parser.add_argument("--batches", type=int, default=5, help="batches of a probe (default: 5)")
-    parser.add_argument("--m", type=int, default=10, help="restarts of the training attack (default: 10)")
-    parser.add_argument("--chunks", type=int, default=8, help="parts of a batch that choose together (default: 8)")
+    parser.add_argument(
+        "--m", type=int, default=10, help="restarts of the training attack (default: 10)"
+    )
+    parser.add_argument(
+        "--chunks", type=int, default=8, help="parts of a batch that choose together (default: 8)"
+    )
     parser.add_argument("--t", default="0.01,0.03,0.1,0.3,1", help="step lengths")
     parser.add_argument("--data", help="data set (default: the experiment's)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, batches and attacks (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of weights, batches and attacks (default: 0)"
+    )
     parser.add_argument("--device", help="cpu, cuda ... (default: a GPU if there is one)")
-    parser.add_argument("--out", default=str(ROOT / "results"), help="folder of the records (default: results)")
+    parser.add_argument(
+        "--out", default=str(ROOT / "results"), help="folder of the records (default: results)"
+    )
     options = parser.parse_args()
-    steps, options.t = sorted(map(int, options.steps.split(","))), [float(text) for text in options.t.split(",")]
+    steps, options.t = (
+        sorted(map(int, options.steps.split(","))),
+        [float(text) for text in options.t.split(",")],
+    )
     torch.backends.cudnn.allow_tf32 = False  # its ten bits would show in differences of phi
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
-    (run,) = ddi.read_experiment(ROOT / "experiments" / FILES[options.model], arms=[options.arm], seeds=[options.seed])
+    (run,) = ddi.read_experiment(
+        ROOT / "experiments" / FILES[options.model], arms=[options.arm], seeds=[options.seed]
+    )
     data = ddi.load_data(options.data or run.data).to(device)
     part, x_val, y_val = data.hold_out(run.setting.validation)
     size = run.setting.batch_size
@@ -151,11 +225,25 @@ def main() -> None:
         parser.error(f"steps must be >= 0, m >= 2 and batches from 2 to {len(x_val) // size}")
     model = run.make_model(data)
     folder = Path(options.out) / "probe" / f"{options.model}-{options.arm}-seed{options.seed}"
-    config = {key: getattr(options, key) for key in ("model", "arm", "batches", "m", "chunks", "t", "seed")}
-    config |= {"steps": steps, "rules": list(RULES), "data": data.name, "experiment": FILES[options.model]}
-    config |= {"batch_size": size, "lr": run.setting.lr, "measure": f"PGD-20, {RESTARTS} restarts, best iterate"}
+    config = {
+        key: getattr(options, key)
+        for key in ("model", "arm", "batches", "m", "chunks", "t", "seed")
+    }
+    config |= {
+        "steps": steps,
+        "rules": list(RULES),
+        "data": data.name,
+        "experiment": FILES[options.model],
+    }
+    config |= {
+        "batch_size": size,
+        "lr": run.setting.lr,
+        "measure": f"PGD-20, {RESTARTS} restarts, best iterate",
+    }
     config |= {"training": vars(KERNELS)} if device.type == "cuda" else {}
-    config |= {key: getattr(run.attack, key) for key in ("eps", "alpha")} | {"attack_steps": run.attack.steps}
+    config |= {key: getattr(run.attack, key) for key in ("eps", "alpha")} | {
+        "attack_steps": run.attack.steps
+    }
 
     rows, seconds, state = [], 0.0, None
     if (folder / "provenance.json").exists():
@@ -163,16 +251,30 @@ def main() -> None:
         if old.complete:
             return print(f"{folder}: complete, kept")
         if old.config != config:
-            raise ValueError(f"{folder} holds an unfinished record of another setting; move it away")
+            raise ValueError(
+                f"{folder} holds an unfinished record of another setting; move it away"
+            )
         if (folder / "state.pt").exists():
             state = torch.load(folder / "state.pt", weights_only=True, map_location=device)
-            tables = {key: column.astype(int) if key in WHOLE else column for key, column in old.metrics.items()}
-            rows = [dict(zip(tables, row, strict=True)) for row in zip(*map(list, tables.values()), strict=True)]
+            tables = {
+                key: column.astype(int) if key in WHOLE else column
+                for key, column in old.metrics.items()
+            }
+            rows = [
+                dict(zip(tables, row, strict=True))
+                for row in zip(*map(list, tables.values()), strict=True)
+            ]
             whole = Counter((row["step"], row["batch"]) for row in rows)
-            rows = [row for row in rows if whole[row["step"], row["batch"]] == len(RULES) * len(options.t)]
+            rows = [
+                row
+                for row in rows
+                if whole[row["step"], row["batch"]] == len(RULES) * len(options.t)
+            ]
             seconds = max((row["seconds"] for row in rows), default=0.0)
     at = {"step": 0, "order": torch.empty(0, dtype=torch.int64)}
-    generators = tuple(torch.Generator(device).manual_seed(s) for s in (options.seed, options.seed + 10**6))
+    generators = tuple(
+        torch.Generator(device).manual_seed(s) for s in (options.seed, options.seed + 10**6)
+    )
     if state is not None:
         at = state["at"]
         model.load_state_dict(state["model"])
@@ -180,7 +282,11 @@ def main() -> None:
             generator.set_state(value.cpu())
 
     def save() -> None:
-        kept = {"model": model.state_dict(), "generators": [g.get_state() for g in generators], "at": at}
+        kept = {
+            "model": model.state_dict(),
+            "generators": [g.get_state() for g in generators],
+            "at": at,
+        }
         save_atomically(kept, folder / "state.pt")
 
     done = {(row["step"], row["batch"]) for row in rows}
@@ -194,10 +300,19 @@ def main() -> None:
             for b in range(options.batches):
                 if (step, b) in done:
                     continue
-                x, y, *other = (v[k * size : (k + 1) * size] for k in (b, (b + 1) % options.batches) for v in (x_val, y_val))
-                for row in probe(model.eval(), x, y, other, run, options, seed=10**7 + 1000 * step + 10 * b):
+                x, y, *other = (
+                    v[k * size : (k + 1) * size]
+                    for k in (b, (b + 1) % options.batches)
+                    for v in (x_val, y_val)
+                )
+                for row in probe(
+                    model.eval(), x, y, other, run, options, seed=10**7 + 1000 * step + 10 * b
+                ):
                     record.log(step=step, batch=b, **row, seconds=round(record.seconds, 1))
-                print(f"step {step}, batch {b}: mean cosine {row['cosine_mean']:.4f}, phi {row['phi']:.4f}", flush=True)
+                print(
+                    f"step {step}, batch {b}: mean cosine {row['cosine_mean']:.4f}, phi {row['phi']:.4f}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Plant one fault at a time and see the tests catch it: ``python tests/faults.py [word ...]``.
 
-A test that cannot fail proves nothing. Each line below breaks the package in one place (in a copy of the tree); the
-unit tests of that part must then fail. Exits with 1 if a fault survives. Not collected by pytest: it takes minutes.
+A test that cannot fail proves nothing. Each line below breaks the package in one place (in a copy
+of the tree); the unit tests of that part must then fail. Exits with 1 if a fault survives. Not
+collected by pytest: it takes minutes.
 """
 
 import os
@@ -123,10 +124,22 @@ def caught(module: str, old: str, new: str, tests: str) -> bool:
         if text.count(old) != 1:
             raise SystemExit(f"ddi/{module}.py holds {text.count(old)} times, not once: {old!r}")
         path.write_text(text.replace(old, new), encoding="utf-8")
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:nbval", "-p", "no:cacheprovider"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-p",
+            "no:nbval",
+            "-p",
+            "no:cacheprovider",
+        ]
         environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
         target = str(copy / "tests" / f"test_{tests}.py")
-        run = subprocess.run([*command, target], cwd=copy, env=environment, capture_output=True, text=True)
+        run = subprocess.run(
+            [*command, target], cwd=copy, env=environment, capture_output=True, text=True
+        )
         if run.returncode not in (0, 1):
             raise SystemExit(f"pytest itself failed:\n{run.stdout}\n{run.stderr}")
         return run.returncode == 1
@@ -139,7 +152,10 @@ def main() -> int:
     for number, (what, module, old, new, tests) in enumerate(chosen, 1):
         found = caught(module, old, new, tests)
         survived += not found
-        print(f"{number:3}/{len(chosen)}  {'caught  ' if found else 'SURVIVED'}  ddi/{module}.py: {what}", flush=True)
+        print(
+            f"{number:3}/{len(chosen)}  {'caught  ' if found else 'SURVIVED'}  ddi/{module}.py: {what}",
+            flush=True,
+        )
     print(f"{len(chosen) - survived} of {len(chosen)} faults caught")
     return int(survived > 0)
 

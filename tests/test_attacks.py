@@ -1,4 +1,6 @@
-"""Attacks: closed forms on linear models, the set, determinism, and the model left exactly as it was."""
+"""Attacks: closed forms on linear models, the set, determinism, and the model left exactly as it
+was.
+"""
 
 import math
 
@@ -6,7 +8,20 @@ import pytest
 import torch
 from torch import nn
 
-from ddi import FAST, FGSM, L2, MLP, PGA, PGD, LInf, cross_entropy, digits, frozen, inverse_time, margin_loss
+from ddi import (
+    FAST,
+    FGSM,
+    L2,
+    MLP,
+    PGA,
+    PGD,
+    LInf,
+    cross_entropy,
+    digits,
+    frozen,
+    inverse_time,
+    margin_loss,
+)
 
 EPS = 0.2
 ATTACKS = [
@@ -53,7 +68,9 @@ def test_delta_is_in_the_set_detached_and_no_weaker_than_nothing(attack, batch):
 
 @pytest.mark.parametrize("box", [None, (0.0, 1.0)])
 def test_pgd_reaches_the_linear_closed_form_in_linf(batch, box):
-    """``max softplus(-y f(x + d))`` is attained by moving every pixel by ``-y eps sign(theta)``, as far as the box lets."""
+    """``max softplus(-y f(x + d))`` is attained by moving every pixel by ``-y eps sign(theta)``, as
+    far as the box lets.
+    """
     x, _ = batch
     y = torch.tensor([1.0, -1.0] * 6, dtype=x.dtype)
     model = linear_model()
@@ -61,13 +78,17 @@ def test_pgd_reaches_the_linear_closed_form_in_linf(batch, box):
     best = LInf(EPS, box).project((-y.view(-1, 1, 1, 1) * EPS * theta.sign()).expand_as(x), x)
     enough = PGD(EPS, 0.05, 8, loss=logistic, box=box)  # alpha * steps = 2 eps
     torch.testing.assert_close(enough(model, x, y), best.detach(), atol=1e-12, rtol=0)
-    short = PGD(EPS, 0.05, 4, loss=logistic, box=None)(model, x, y, torch.Generator().manual_seed(0))
+    short = PGD(EPS, 0.05, 4, loss=logistic, box=None)(
+        model, x, y, torch.Generator().manual_seed(0)
+    )
     assert (short - best).abs().max() > 0.05
 
 
 @pytest.mark.parametrize("box", [None, (0.0, 1.0)])
 def test_pgd_reaches_the_linear_closed_form_in_l2(batch, box):
-    """Optimal: the multiple of ``-y theta`` that, clipped to the box, has norm ``eps`` (found here by a fine search)."""
+    """Optimal: the multiple of ``-y theta`` that, clipped to the box, has norm ``eps`` (found here
+    by a fine search).
+    """
     x, _ = batch
     y = torch.tensor([1.0, -1.0] * 6, dtype=x.dtype)
     model = linear_model()
@@ -75,11 +96,15 @@ def test_pgd_reaches_the_linear_closed_form_in_l2(batch, box):
     threat = L2(0.5, box)
     far = -y.view(-1, 1, 1, 1) * theta * 1e6
     best = threat.project(far.expand_as(x), x)
-    delta = PGD(0.5, 0.05, 400, norm="L2", loss=logistic, box=box, schedule=inverse_time(100))(model, x, y)
+    delta = PGD(0.5, 0.05, 400, norm="L2", loss=logistic, box=box, schedule=inverse_time(100))(
+        model, x, y
+    )
     reached, bound = (logistic(model(x + d), y) for d in (delta, best))
     torch.testing.assert_close(reached, bound, atol=1e-5, rtol=0)
     if box is None:
-        torch.testing.assert_close(bound, nn.functional.softplus(-y * model(x).squeeze(1) + 0.5 * theta.norm()))
+        torch.testing.assert_close(
+            bound, nn.functional.softplus(-y * model(x).squeeze(1) + 0.5 * theta.norm())
+        )
 
 
 def test_fgsm_is_one_clipped_step_of_gradient_ascent_from_zero(batch):
@@ -87,8 +112,12 @@ def test_fgsm_is_one_clipped_step_of_gradient_ascent_from_zero(batch):
     x, y = batch
     model = small_model()
     fgsm = FGSM(EPS)(model, x, y)
-    torch.testing.assert_close(PGA(EPS, 1e12, 1, random_start=False)(model, x, y), fgsm, atol=1e-12, rtol=0)
-    torch.testing.assert_close(PGD(EPS, EPS, 1, random_start=False)(model, x, y), fgsm, atol=0, rtol=0)
+    torch.testing.assert_close(
+        PGA(EPS, 1e12, 1, random_start=False)(model, x, y), fgsm, atol=1e-12, rtol=0
+    )
+    torch.testing.assert_close(
+        PGD(EPS, EPS, 1, random_start=False)(model, x, y), fgsm, atol=0, rtol=0
+    )
 
 
 def test_fgsm_step_is_the_sign_of_a_finite_difference(batch):
@@ -119,7 +148,9 @@ def test_best_iterate_is_never_worse_than_the_last_or_the_start(batch):
         delta = PGD(**wild, keep=keep)(model, x, y, torch.Generator().manual_seed(0))
         value[keep] = cross_entropy(model(x + delta), y)
     assert (value["best"] >= value["last"] - 1e-12).all()
-    one = PGD(1.0, 0.0, 1, norm="L2", box=None, keep="best")(model, x, y, torch.Generator().manual_seed(0))
+    one = PGD(1.0, 0.0, 1, norm="L2", box=None, keep="best")(
+        model, x, y, torch.Generator().manual_seed(0)
+    )
     assert (value["best"] >= cross_entropy(model(x + one), y) - 1e-12).all()
 
 
@@ -148,14 +179,18 @@ def test_restarts_are_one_batch_independent_of_the_chunk(attack, batch):
     assert set(calls) == {3 * len(x)}
     calls.clear()
     parts = attack.restarts(model, x, y, 3, torch.Generator().manual_seed(0), chunk=7)
-    assert max(calls) <= 7 and len(set(calls)) <= 2  # as few pieces as may be, of one size but for the last
+    assert (
+        max(calls) <= 7 and len(set(calls)) <= 2
+    )  # as few pieces as may be, of one size but for the last
     assert len(calls) % math.ceil(3 * len(x) / 7) == 0
     torch.testing.assert_close(parts, whole, atol=1e-12, rtol=0)
     assert whole.shape == (3, *x.shape)
     if attack.random_start:
         assert (whole[0] - whole[1]).abs().max() > 1e-3
         single = attack(model, x, y, torch.Generator().manual_seed(0))
-        torch.testing.assert_close(attack.restarts(model, x, y, 1, torch.Generator().manual_seed(0))[0], single)
+        torch.testing.assert_close(
+            attack.restarts(model, x, y, 1, torch.Generator().manual_seed(0))[0], single
+        )
 
 
 def test_generator_decides_everything(batch):
@@ -236,7 +271,9 @@ def test_attacks_work_without_grad_mode_and_on_plain_callables(batch):
     weight = small_model()
     with torch.no_grad():
         delta = PGD(EPS, 0.05, 3, random_start=False)(weight, x, y)
-    torch.testing.assert_close(PGD(EPS, 0.05, 3, random_start=False)(lambda z: weight(z), x, y), delta)
+    torch.testing.assert_close(
+        PGD(EPS, 0.05, 3, random_start=False)(lambda z: weight(z), x, y), delta
+    )
     with frozen(lambda z: z):
         pass
 
@@ -291,7 +328,9 @@ def test_impossible_batches_are_refused_and_the_model_is_untouched(x, y, name, m
     assert model.training and all(p.requires_grad for p in model.parameters())
 
 
-@pytest.mark.parametrize("options, name", [({"m": 0}, "m"), ({"m": 2, "chunk": 0}, "chunk"), ({"m": 1.5}, "m")])
+@pytest.mark.parametrize(
+    "options, name", [({"m": 0}, "m"), ({"m": 2, "chunk": 0}, "chunk"), ({"m": 1.5}, "m")]
+)
 def test_impossible_restarts_are_refused(options, name, batch):
     with pytest.raises(ValueError, match=name):
         PGD().restarts(small_model(), *batch, **options)

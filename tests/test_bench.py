@@ -1,4 +1,6 @@
-"""The benchmark's arithmetic, and the very commands of the speed table at tiny size. Nothing here asserts a time."""
+"""The benchmark's arithmetic, and the very commands of the speed table at tiny size. Nothing here
+asserts a time.
+"""
 
 import json
 import math
@@ -104,14 +106,23 @@ def test_the_command_at_tiny_size_fills_every_row_of_the_table(tmp_path, capsys,
     assert main(["bench", *size, "--precision", "attack-bf16", "--out", str(out)]) == 0
     record = json.loads(out.read_text())
     rows = {row["name"]: row for row in record["rows"]}
-    assert record["complete"] and record["kernels"]["precision"] == "attack-bf16" and record["provenance"]["torch"]
+    assert (
+        record["complete"]
+        and record["kernels"]["precision"] == "attack-bf16"
+        and record["provenance"]["torch"]
+    )
     assert set(GOALS) - set(rows) == {"share of the bf16 peak"}  # on a GPU only
     assert all(
-        row["value"] > 0 for name, row in rows.items() if not name.startswith(("memory", "slope")) and ": attack" not in name
+        row["value"] > 0
+        for name, row in rows.items()
+        if not name.startswith(("memory", "slope")) and ": attack" not in name
     )
     limits = {name: row["limit"] for name, row in rows.items() if row["limit"]}
     assert limits["DDi, m = 10 / PGD-7"] == pytest.approx(10) and len(limits) == 6 + 3
-    assert limits["PGD-7, 2 processes / 1 process"] in (0.5, 1.0)  # one core for one process, or all of them
+    assert limits["PGD-7, 2 processes / 1 process"] in (
+        0.5,
+        1.0,
+    )  # one core for one process, or all of them
     for cheap, dear in (("product, matrix-free", "DDi"), ("FAST product", "product, 4 chunks")):
         assert next(v for n, v in limits.items() if n.startswith(cheap)) < next(
             v for n, v in limits.items() if n.startswith(dear)
@@ -120,18 +131,39 @@ def test_the_command_at_tiny_size_fills_every_row_of_the_table(tmp_path, capsys,
     assert abs(rows["slope lost by a direction, float32"]["value"]) < 1e-6
     assert 1e-9 < rows["slope lost by a direction, bf16"]["value"] < 0.01
     parts = [row for row in record["rows"] if row["section"] == "profile"]
-    assert [row["name"].split(": ")[1] for row in parts] == 7 * ["attack / its passes", "all else / its passes"]
+    assert [row["name"].split(": ")[1] for row in parts] == 7 * [
+        "attack / its passes",
+        "all else / its passes",
+    ]
     memory = {name: row["value"] for name, row in rows.items() if name.startswith("memory")}
-    assert memory["memory, full product, m = 2"] > 6 and memory["memory, DDi, m = 10"] > 8  # m k and m gradients
+    assert (
+        memory["memory, full product, m = 2"] > 6 and memory["memory, DDi, m = 10"] > 8
+    )  # m k and m gradients
     assert "goal <= 10.2" in capsys.readouterr().out
 
 
-def test_absent_peers_are_said_to_be_absent_and_a_cut_run_leaves_what_it_has(tmp_path, capsys, monkeypatch):
+def test_absent_peers_are_said_to_be_absent_and_a_cut_run_leaves_what_it_has(
+    tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(bench, "optional", lambda module, name: None)
     out = tmp_path / "cut.json"
-    command = ["bench", "--model", "SmallNet", "--batch", "4", "--rounds", "1", "--device", "cpu", "--out", str(out)]
+    command = [
+        "bench",
+        "--model",
+        "SmallNet",
+        "--batch",
+        "4",
+        "--rounds",
+        "1",
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+    ]
     assert main([*command, "--sections", "solver"]) == 0
-    assert "TorchJD is absent" in capsys.readouterr().out and json.loads(out.read_text())["complete"]
+    assert (
+        "TorchJD is absent" in capsys.readouterr().out and json.loads(out.read_text())["complete"]
+    )
     monkeypatch.setattr(bench.Bench, "peers", SimpleNamespace())  # not callable: dies there
     with pytest.raises(TypeError):
         main([*command, "--sections", "solver,peers"])

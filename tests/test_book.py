@@ -21,7 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.py"))
 HIDDEN = {"hide-input", "hide-cell", "remove-cell", "remove-input"}
 METADATA = ("tags", "mystnb")
-LOCAL_PATH = re.compile(r"(?<![\w.])/(home|root|Users|tmp|var|work|opt|usr)/\w|[A-Z]:\\\\?\w|site-packages|ipykernel_")
+LOCAL_PATH = re.compile(
+    r"(?<![\w.])/(home|root|Users|tmp|var|work|opt|usr)/\w|[A-Z]:\\\\?\w|site-packages|ipykernel_"
+)
 
 # Imports only ever point to the left.
 MODULES = (
@@ -45,14 +47,18 @@ def code_cells(chapter: str) -> list[nbformat.NotebookNode]:
 
 
 def prose(chapter: str) -> str:
-    return "\n\n".join(cell.source for cell in source(chapter).cells if cell.cell_type == "markdown")
+    return "\n\n".join(
+        cell.source for cell in source(chapter).cells if cell.cell_type == "markdown"
+    )
 
 
 @cache
 def pages() -> dict[str, str]:
     """Every text of the book: the chapters' prose and the pages of book/."""
     texts = {chapter: prose(chapter) for chapter in CHAPTERS}
-    return texts | {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "book").glob("*.md"))}
+    return texts | {
+        path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "book").glob("*.md"))
+    }
 
 
 @cache
@@ -65,7 +71,9 @@ def tags(cell: nbformat.NotebookNode) -> set[str]:
 
 
 def lengths(chapter: str, hidden: bool) -> list[int]:
-    return [len(c.source.splitlines()) for c in code_cells(chapter) if bool(tags(c) & HIDDEN) == hidden]
+    return [
+        len(c.source.splitlines()) for c in code_cells(chapter) if bool(tags(c) & HIDDEN) == hidden
+    ]
 
 
 def assertions(code: str) -> int:
@@ -75,7 +83,11 @@ def assertions(code: str) -> int:
         if isinstance(node, ast.Assert) and not isinstance(node.test, ast.Constant):
             count += 1
         elif isinstance(node, ast.Call):
-            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            name = (
+                node.func.attr
+                if isinstance(node.func, ast.Attribute)
+                else getattr(node.func, "id", "")
+            )
             count += name.startswith("assert_")
     return count
 
@@ -88,12 +100,14 @@ def checks() -> dict[str, tuple[str, int]]:
         for index, cell in enumerate(source(chapter).cells):
             if cell.cell_type == "markdown":
                 for target in re.findall(r"^\((check-[^)]*)\)=", cell.source, re.MULTILINE):
-                    assert target not in found, f"{target} stands in {found[target][0]} and in {chapter}"
+                    assert target not in found, (
+                        f"{target} stands in {found[target][0]} and in {chapter}"
+                    )
                     found[target] = (chapter, index)
     return found
 
 
-# --- chapters -------------------------------------------------------------------------------------------------
+# --- chapters -------------------------------------------------------------------------------------
 
 
 def test_every_chapter_is_there():
@@ -106,7 +120,9 @@ def test_table_of_contents_names_what_is_there():
     names = re.findall(r"(?:file|root): (\S+)", (ROOT / "_toc.yml").read_text(encoding="utf-8"))
     assert [name.split("/")[1] for name in names if name.startswith("notebooks/")] == CHAPTERS
     for name in names:
-        assert (ROOT / f"{name}.ipynb").exists() or (ROOT / f"{name}.md").exists(), f"_toc.yml names {name}"
+        assert (ROOT / f"{name}.ipynb").exists() or (ROOT / f"{name}.md").exists(), (
+            f"_toc.yml names {name}"
+        )
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
@@ -118,8 +134,12 @@ def test_pair_agrees(chapter):
         assert one.cell_type == two.cell_type, f"cell {number}: make notebooks"
         assert one.source == two.source, f"cell {number}: make notebooks"
         for key in METADATA:
-            assert one.metadata.get(key) == two.metadata.get(key), f"cell {number}, {key}: make notebooks"
-    assert dict(theirs.metadata) == {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+            assert one.metadata.get(key) == two.metadata.get(key), (
+                f"cell {number}, {key}: make notebooks"
+            )
+    assert dict(theirs.metadata) == {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}
+    }
     assert ours.metadata["jupytext"]["formats"] == "ipynb,py:percent"
     assert ours.metadata["jupytext"]["cell_metadata_filter"] == "tags,mystnb,-all"
 
@@ -132,10 +152,16 @@ def test_stored_outputs_are_complete_and_clean(chapter):
     for number, cell in enumerate(cells, 1):
         for output in cell.outputs:
             assert output.output_type != "error", f"code cell {number} stores an error"
-            assert output.get("name") != "stderr", f"code cell {number} wrote to stderr: {output.text[:200]}"
+            assert output.get("name") != "stderr", (
+                f"code cell {number} wrote to stderr: {output.text[:200]}"
+            )
             data = output.get("data", {})
-            text = output.get("text", "") + "".join(str(data[kind]) for kind in data if kind.startswith("text/"))
-            assert not LOCAL_PATH.search(text), f"code cell {number} shows a path: {LOCAL_PATH.search(text)}"
+            text = output.get("text", "") + "".join(
+                str(data[kind]) for kind in data if kind.startswith("text/")
+            )
+            assert not LOCAL_PATH.search(text), (
+                f"code cell {number} shows a path: {LOCAL_PATH.search(text)}"
+            )
             assert str(ROOT) not in text
 
 
@@ -153,10 +179,16 @@ def test_frame(chapter):
     text = prose(chapter)
     assert re.match(r"(\([\w-]+\)=\n)?# \S", text), "a chapter begins with its title"
     top = text[: text.index("\n## ")]
-    places = [top.find(words) for words in ("What you will learn", "Before you start", "Time and hardware")]
+    places = [
+        top.find(words)
+        for words in ("What you will learn", "Before you start", "Time and hardware")
+    ]
     assert -1 not in places and places == sorted(places), "the block at the top"
     headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
-    last = [next((i for i, h in enumerate(headings) if h.startswith(words)), -1) for words in ("Breaking it", "Summary")]
+    last = [
+        next((i for i, h in enumerate(headings) if h.startswith(words)), -1)
+        for words in ("Breaking it", "Summary")
+    ]
     assert -1 not in last and last == sorted(last), "## Breaking it, then ## Summary"
     assert headings[-1] == "Exercises"
 
@@ -165,28 +197,42 @@ def test_frame(chapter):
 def test_exercises_have_folded_solutions(chapter):
     text = prose(chapter)
     exercises = re.findall(r"^[:`]{3,}\{exercise(?:-start)?\}.*\n:label: (\S+)", text, re.MULTILINE)
-    solutions = re.findall(r"^[:`]{3,}\{solution(?:-start)?\} (\S+)\n((?::.*\n)*)", text, re.MULTILINE)
+    solutions = re.findall(
+        r"^[:`]{3,}\{solution(?:-start)?\} (\S+)\n((?::.*\n)*)", text, re.MULTILINE
+    )
     assert len(exercises) >= 2
     assert Counter(exercises) == Counter(name for name, _ in solutions)
     for name, options in solutions:
-        assert re.search(r"^:class:.*\bdropdown\b", options, re.MULTILINE), f"the solution of {name} is not folded"
+        assert re.search(r"^:class:.*\bdropdown\b", options, re.MULTILINE), (
+            f"the solution of {name} is not folded"
+        )
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_figures(chapter):
     seen = 0
     for number, cell in enumerate(code_cells(chapter), 1):
-        pictures = [o for o in cell.outputs if any(kind.startswith("image/") for kind in o.get("data", {}))]
+        pictures = [
+            o for o in cell.outputs if any(kind.startswith("image/") for kind in o.get("data", {}))
+        ]
         options = cell.metadata.get("mystnb", {})
         if not pictures and "figure" not in options:
             continue
         seen += 1
         assert len(pictures) == 1, f"code cell {number}: one figure a cell, found {len(pictures)}"
-        assert options.get("figure", {}).get("name", "").startswith("fig-"), f"code cell {number}: no figure name"
-        assert len(options["figure"].get("caption", "").split()) >= 3, f"code cell {number}: no caption"
-        assert len(options.get("image", {}).get("alt", "").split()) >= 5, f"code cell {number}: no alt text"
+        assert options.get("figure", {}).get("name", "").startswith("fig-"), (
+            f"code cell {number}: no figure name"
+        )
+        assert len(options["figure"].get("caption", "").split()) >= 3, (
+            f"code cell {number}: no caption"
+        )
+        assert len(options.get("image", {}).get("alt", "").split()) >= 5, (
+            f"code cell {number}: no alt text"
+        )
         name = options["figure"]["name"]
-        assert re.search(rf"\{{numref\}}`(?:[^`<]*<)?{re.escape(name)}>?`", prose(chapter)), f"{name} is never named"
+        assert re.search(rf"\{{numref\}}`(?:[^`<]*<)?{re.escape(name)}>?`", prose(chapter)), (
+            f"{name} is never named"
+        )
     assert seen >= 1
 
 
@@ -218,7 +264,9 @@ def test_every_target_exists():
 def test_checks_assert(chapter):
     mine = {target: index for target, (where, index) in checks().items() if where == chapter}
     number = chapter[:2]
-    assert list(mine) == [f"check-{number}-{k}" for k in range(1, len(mine) + 1)], "numbered in order"
+    assert list(mine) == [f"check-{number}-{k}" for k in range(1, len(mine) + 1)], (
+        "numbered in order"
+    )
     assert len(mine) >= 2
     cells = source(chapter).cells
     labels = re.findall(r"\*\*Check ([\d.]+\d)", prose(chapter))
@@ -226,11 +274,15 @@ def test_checks_assert(chapter):
     for target, index in mine.items():
         k = target.rsplit("-", 1)[1]
         head = rf"^\({target}\)=\n+\*\*Check {number}\.{k}\b"
-        assert re.search(head, cells[index].source, re.MULTILINE), f"({target})= stands above **Check {number}.{k}**"
+        assert re.search(head, cells[index].source, re.MULTILINE), (
+            f"({target})= stands above **Check {number}.{k}**"
+        )
         after = list(takewhile(lambda cell: cell.cell_type == "code", cells[index + 1 :]))
         seen = sum(assertions(cell.source) for cell in after if "remove-cell" not in tags(cell))
         wanted = sum(other == index for other in mine.values())
-        assert seen >= wanted, f"{target}: the code up to the next prose does not assert (where a reader can see it)"
+        assert seen >= wanted, (
+            f"{target}: the code up to the next prose does not assert (where a reader can see it)"
+        )
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
@@ -238,9 +290,14 @@ def test_tolerances_are_what_they_say(chapter):
     """With atol alone, allclose adds a relative tolerance of 1e-5 that no reader sees."""
     for number, cell in enumerate(code_cells(chapter), 1):
         for node in ast.walk(ast.parse(cell.source)):
-            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("allclose", "isclose"):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in (
+                "allclose",
+                "isclose",
+            ):
                 given = {keyword.arg for keyword in node.keywords}
-                assert "atol" not in given or "rtol" in given, f"code cell {number}: atol without rtol, line {node.lineno}"
+                assert "atol" not in given or "rtol" in given, (
+                    f"code cell {number}: atol without rtol, line {node.lineno}"
+                )
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
@@ -249,7 +306,9 @@ def test_colab_cell(chapter):
     assert tags(first) == {"remove-cell"}
     assert first.source == code_cells(CHAPTERS[0])[0].source, "the same in every chapter"
     url = (config().get("repository") or {}).get("url") or ""
-    assert f'\nREPOSITORY = "{url}"' in first.source, "make notebooks copies repository.url of _config.yml"
+    assert f'\nREPOSITORY = "{url}"' in first.source, (
+        "make notebooks copies repository.url of _config.yml"
+    )
     assert '"google.colab" in sys.modules' in first.source
 
 
@@ -257,12 +316,14 @@ def test_colab_cell(chapter):
 def test_runs_as_a_plain_script(chapter, tmp_path):
     environment = os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "notebooks" / f"{chapter}.py")]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert not any(tmp_path.iterdir()), "a chapter leaves no files behind"
 
 
-# --- claims and errata ----------------------------------------------------------------------------------------
+# --- claims and errata ----------------------------------------------------------------------------
 
 
 def rows(name: str) -> list[str]:
@@ -282,7 +343,9 @@ def test_every_row_has_its_check(name, least):
         links = re.findall(r"\{ref\}`(\d\d\.\d+) <(check-[\w-]+)>`", row)
         links += re.findall(r"\[(\d\d\.\d+)\]\(#(check-[\w-]+)\)", row)
         assert links, f"{name}: no check in: {row[:120]}"
-        assert row.count("check-") == len(links), f"{name}: a link to a check reads 03.2, in: {row[:120]}"
+        assert row.count("check-") == len(links), (
+            f"{name}: a link to a check reads 03.2, in: {row[:120]}"
+        )
         for text, target in links:
             assert target in checks(), f"{name}: {target} is not there, in: {row[:120]}"
             assert target == f"check-{text.replace('.', '-')}", f"{name}: {text} leads to {target}"
@@ -290,10 +353,12 @@ def test_every_row_has_its_check(name, least):
 
 def test_every_claim_has_a_verdict():
     for row in rows("claims"):
-        assert re.search(r"\b(holds|false|open)\b", row, re.IGNORECASE), f"no verdict in: {row[:120]}"
+        assert re.search(r"\b(holds|false|open)\b", row, re.IGNORECASE), (
+            f"no verdict in: {row[:120]}"
+        )
 
 
-# --- the package ----------------------------------------------------------------------------------------------
+# --- the package ----------------------------------------------------------------------------------
 
 
 def inner_imports(path: Path) -> set[str]:
@@ -302,7 +367,9 @@ def inner_imports(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("ddi.")}
-            assert not any(a.name == "ddi" for a in node.names), f"{path.name} imports the whole package"
+            assert not any(a.name == "ddi" for a in node.names), (
+                f"{path.name} imports the whole package"
+            )
         elif isinstance(node, ast.ImportFrom):
             full = f"ddi.{node.module or ''}".rstrip(".") if node.level else node.module
             if full == "ddi":
@@ -331,7 +398,9 @@ def test_modules_are_short():
 
 
 def test_importing_the_package_says_nothing():
-    done = subprocess.run([sys.executable, "-c", "import ddi"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "import ddi"], cwd=ROOT, capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -340,13 +409,15 @@ def test_package_is_typed():
 
 
 def test_planted_faults_still_fit_the_code():
-    for what, module, old, new, tests in runpy.run_path(str(ROOT / "tests" / "faults.py"))["FAULTS"]:
+    for what, module, old, new, tests in runpy.run_path(str(ROOT / "tests" / "faults.py"))[
+        "FAULTS"
+    ]:
         text = (ROOT / "ddi" / f"{module}.py").read_text(encoding="utf-8")
         assert text.count(old) == 1 and old != new, what
         assert (ROOT / "tests" / f"test_{tests}.py").exists(), what
 
 
-# --- the front door -------------------------------------------------------------------------------------------
+# --- the front door -------------------------------------------------------------------------------
 
 
 def test_readme_names_the_two_commands():

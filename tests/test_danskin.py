@@ -7,7 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddi import certify, directional_derivative, gram_matrix, min_norm_point, one_sided, steepest_descent, two_sided
+from ddi import (
+    certify,
+    directional_derivative,
+    gram_matrix,
+    min_norm_point,
+    one_sided,
+    steepest_descent,
+    two_sided,
+)
 
 F64 = torch.float64
 
@@ -20,25 +28,33 @@ def test_directional_derivative_is_the_one_sided_quotient_of_a_maximum():
     g = rows(5, 3)
 
     def phi(theta):
-        return (g @ theta + 0.5 * theta.square().sum()).max()  # every row is a maximiser's gradient at 0
+        return (
+            g @ theta + 0.5 * theta.square().sum()
+        ).max()  # every row is a maximiser's gradient at 0
 
     for seed in range(10):
         s = rows(1, 3, seed, 0)[0]
         formula = directional_derivative(g, s).item()
-        assert one_sided(phi, torch.zeros(3, dtype=F64), s, 1e-7) == pytest.approx(formula, abs=1e-5)
+        assert one_sided(phi, torch.zeros(3, dtype=F64), s, 1e-7) == pytest.approx(
+            formula, abs=1e-5
+        )
         assert directional_derivative(g, 3 * s).item() == pytest.approx(3 * formula)
 
 
 def test_directional_derivative_of_a_product_is_the_maximum_over_all_mixes():
     g, groups = rows(7, 3), torch.tensor([0, 1, 1, 0, 2, 2, 1])
     members = [g[groups == k] for k in range(3)]
-    mixes = (members[0][:, None, None] + members[1][None, :, None] + members[2][None, None]).flatten(0, 2)
+    mixes = (
+        members[0][:, None, None] + members[1][None, :, None] + members[2][None, None]
+    ).flatten(0, 2)
     s = rows(1, 3, 9)[0]
     torch.testing.assert_close(directional_derivative(g, s, groups), (mixes @ s).max())
 
 
 def test_quotients_at_a_kink():
-    """``phi = |theta|``: both one-sided slopes are 1; the two-sided quotient says 0 and is no derivative."""
+    """``phi = |theta|``: both one-sided slopes are 1; the two-sided quotient says 0 and is no
+    derivative.
+    """
     zero, right = torch.zeros(1, dtype=F64), torch.ones(1, dtype=F64)
     assert one_sided(torch.abs, zero, right, 1e-3) == one_sided(torch.abs, zero, -right, 1e-3) == 1
     assert two_sided(torch.abs, zero, right, 1e-3) == 0
@@ -56,7 +72,9 @@ def test_steepest_descent_beats_every_direction_of_the_circle(seed):
         assert found.stationary
         return
     assert found.direction.norm().item() == pytest.approx(1)
-    step = math.pi / 100_000  # half the grid's spacing: the slope is Lipschitz in the angle with constant max ||g||
+    step = (
+        math.pi / 100_000
+    )  # half the grid's spacing: the slope is Lipschitz in the angle with constant max ||g||
     assert best - step * g.norm(dim=1).max() <= found.slope <= best + 1e-12
     assert found.slope.item() == pytest.approx(-(found.weights @ g).norm().item())
     assert directional_derivative(g, found.direction).item() == pytest.approx(found.slope.item())
@@ -101,7 +119,9 @@ def test_stationary_points_say_so_and_never_give_nan(g, dtype, scale):
 
 
 def test_a_direction_that_is_returned_always_descends():
-    """Without a tolerance rounding decides: 1e9 apart, the slope is lost, and the result must say so."""
+    """Without a tolerance rounding decides: 1e9 apart, the slope is lost, and the result must say
+    so.
+    """
     found = steepest_descent(torch.tensor([[1e9, 0.0], [0.0, 1.0]], dtype=F64), tol=0.0)
     assert found.stationary == (found.slope == 0) and found.slope <= 0
 
@@ -114,25 +134,37 @@ def test_singleton_is_the_negative_normalised_gradient():
 
 
 def test_counterexample_two():
-    """Each single negative gradient ascends with slope ``-<u, v>``; ``-(u + v)`` descends with ``-||u + v|| / 2``."""
+    """Each single negative gradient ascends with slope ``-<u, v>``; ``-(u + v)`` descends with
+    ``-||u + v|| / 2``.
+    """
     u, v = torch.tensor([1.0, 0.0], dtype=F64), torch.tensor([-0.6, 0.8], dtype=F64)
     g = torch.stack([u, v])
-    assert directional_derivative(g, -u).item() == directional_derivative(g, -v).item() == pytest.approx(0.6)
+    assert (
+        directional_derivative(g, -u).item()
+        == directional_derivative(g, -v).item()
+        == pytest.approx(0.6)
+    )
     found = steepest_descent(g)
     torch.testing.assert_close(found.direction, -(u + v) / (u + v).norm())
     assert found.slope.item() == pytest.approx(-(u + v).norm().item() / 2)
 
 
 def test_counterexample_three_joint_promises_what_the_product_denies():
-    """The batch of theory: columns (1,1), (1,1) promise -sqrt 2 along -(1,1); every mix counted, it rises by +sqrt 2."""
+    """The batch of theory: columns (1,1), (1,1) promise -sqrt 2 along -(1,1); every mix counted, it
+    rises by +sqrt 2.
+    """
     a, a2 = torch.tensor([[1.0, -3.0], [1.0, 5.0]], dtype=F64)
     first, second = torch.stack([a, a2]), torch.stack([a2, a])
     joint = steepest_descent((first + second) / 2)
     assert joint.slope.item() == pytest.approx(-math.sqrt(2))
     parts, groups = torch.cat([first, second]) / 2, torch.tensor([0, 0, 1, 1])
-    assert directional_derivative(parts, joint.direction, groups).item() == pytest.approx(math.sqrt(2))
+    assert directional_derivative(parts, joint.direction, groups).item() == pytest.approx(
+        math.sqrt(2)
+    )
     product = steepest_descent(parts, groups)
-    torch.testing.assert_close(product.direction, torch.tensor([-1.0, 0.0], dtype=F64), atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        product.direction, torch.tensor([-1.0, 0.0], dtype=F64), atol=1e-9, rtol=0
+    )
     assert product.slope.item() == pytest.approx(-1)
 
 
@@ -141,16 +173,20 @@ def test_gram_matrix_is_accumulated_in_float64_whatever_the_block():
     exact = g.double() @ g.double().T
     for block in (7, 1000, 1 << 20):
         torch.testing.assert_close(gram_matrix(g, block), exact, rtol=1e-13, atol=1e-12)
-    tiny = torch.tensor([[1.0, 1e-5], [1.0, -1e-5]])  # float32 squares would lose the second coordinate
+    tiny = torch.tensor(
+        [[1.0, 1e-5], [1.0, -1e-5]]
+    )  # float32 squares would lose the second coordinate
     assert min_norm_point(gram_matrix(tiny)).squared_norm.item() == pytest.approx(1.0)
     assert gram_matrix(tiny)[0, 0] - gram_matrix(tiny)[0, 1] == pytest.approx(2e-10, rel=1e-5)
 
 
-# ------------------------------------------------------------------------------------------------------ certificate
+# --------------------------------------------------------------------------------------------------
 
 
 def circle_problem(n, c=2.0, R=1.0):
-    """``g = <theta, c + R (cos d, sin d)>`` at 0: every angle ties; n midpoints are a net of radius pi / n."""
+    """``g = <theta, c + R (cos d, sin d)>`` at 0: every angle ties; n midpoints are a net of radius
+    pi / n.
+    """
     angle = (torch.arange(n, dtype=F64) + 0.5) * 2 * math.pi / n
     return torch.stack([c + R * angle.cos(), R * angle.sin()], 1), math.pi / n
 
@@ -160,11 +196,17 @@ def test_certificate_bounds_the_true_slope_of_a_continuum(n):
     net, radius = circle_problem(n)
     dense, _ = circle_problem(200_001)
     found = steepest_descent(net)
-    for s in (found.direction, torch.tensor([-1.0, 0.0], dtype=F64), torch.tensor([0.3, -2.0], dtype=F64)):
+    for s in (
+        found.direction,
+        torch.tensor([-1.0, 0.0], dtype=F64),
+        torch.tensor([0.3, -2.0], dtype=F64),
+    ):
         got = certify(net, s, lipschitz=1.0, radius=radius)
         true = directional_derivative(dense, s).item()
         assert got.bound >= true - 1e-9
-        assert got.bound == pytest.approx(directional_derivative(net, s).item() + radius * s.norm().item())
+        assert got.bound == pytest.approx(
+            directional_derivative(net, s).item() + radius * s.norm().item()
+        )
         assert got.descends == (got.bound < 0)
     if n >= 10:
         assert certify(net, found.direction, 1.0, radius).descends
@@ -190,7 +232,12 @@ def test_per_sample_certificate_bounds_the_product_slope():
 
 @pytest.mark.parametrize(
     "lipschitz, radius, name",
-    [(-1.0, 0.1, "lipschitz"), (1.0, float("nan"), "radius"), (torch.ones(2), 0.1, "lipschitz"), (1.0, -0.1, "radius")],
+    [
+        (-1.0, 0.1, "lipschitz"),
+        (1.0, float("nan"), "radius"),
+        (torch.ones(2), 0.1, "lipschitz"),
+        (1.0, -0.1, "radius"),
+    ],
 )
 def test_impossible_certificates_are_refused(lipschitz, radius, name):
     with pytest.raises(ValueError, match=name):

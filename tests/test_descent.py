@@ -1,4 +1,6 @@
-"""Descent rules: identities between them, invariances, the two ends of the bundle, BatchNorm, bad input."""
+"""Descent rules: identities between them, invariances, the two ends of the bundle, BatchNorm, bad
+input.
+"""
 
 import itertools
 
@@ -79,7 +81,9 @@ def test_mean_and_min_by_hand():
     model, x, y = problem()
     columns = torch.stack([batch_gradient(model, x + d, y) for d in deltas_of(model, x, y)])
     torch.testing.assert_close(run("mean", model, x, y).gradient, columns.mean(0))
-    torch.testing.assert_close(run("min", model, x, y).gradient, columns[columns.norm(dim=1).argmin()])
+    torch.testing.assert_close(
+        run("min", model, x, y).gradient, columns[columns.norm(dim=1).argmin()]
+    )
     step = run("mean", model, x, y)
     cosines = nn.functional.normalize(columns) @ nn.functional.normalize(columns).T
     pairs = cosines[tuple(torch.triu_indices(4, 4, 1))]
@@ -95,7 +99,9 @@ def test_max_takes_the_strongest_of_each_sample():
     deltas = deltas_of(model, x, y)
     strongest = sample_losses(model, x, y, deltas).argmax(0)
     picked = deltas[strongest, torch.arange(len(x))]
-    torch.testing.assert_close(run("max", model, x, y).gradient, batch_gradient(model, x + picked, y))
+    torch.testing.assert_close(
+        run("max", model, x, y).gradient, batch_gradient(model, x + picked, y)
+    )
     losses = [nn.functional.cross_entropy(model(x + d), y).item() for d in deltas]
     assert run("max", model, x, y).loss >= max(losses)
 
@@ -104,7 +110,9 @@ def test_ddi_is_steepest_descent_on_the_columns():
     model, x, y = problem()
     columns = torch.stack([batch_gradient(model, x + d, y) for d in deltas_of(model, x, y)])
     step = run("ddi", model, x, y)
-    torch.testing.assert_close(step.gradient, -steepest_descent(columns).direction, atol=1e-7, rtol=0)
+    torch.testing.assert_close(
+        step.gradient, -steepest_descent(columns).direction, atol=1e-7, rtol=0
+    )
     raw = run("ddi", model, x, y, normalize=False)
     torch.testing.assert_close(raw.gradient, raw.diagnostics["weights"] @ columns)
     assert raw.diagnostics["gap"] <= 1e-9
@@ -125,7 +133,9 @@ def test_comb_mixes_two_attacks():
 
 def test_product_on_one_sample_is_ddi_and_with_one_chunk_too():
     model, x, y = problem(1)
-    torch.testing.assert_close(run("product", model, x, y).gradient, run("ddi", model, x, y).gradient, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        run("product", model, x, y).gradient, run("ddi", model, x, y).gradient, atol=1e-6, rtol=0
+    )
     model, x, y = problem(5)
     whole = run("product", model, x, y, method="chunks", chunks=1).gradient
     torch.testing.assert_close(whole, run("ddi", model, x, y).gradient, atol=1e-6, rtol=0)
@@ -138,7 +148,9 @@ def test_full_product_is_never_less_steep_on_the_product_than_any_other_rule():
         groups, slopes = torch.arange(5).repeat(4), {}
         for name in RULES:
             gradient = run(name, model, x, y, seed=seed).gradient
-            slopes[name] = directional_derivative(rows.flatten(0, 1), -gradient / gradient.norm(), groups).item()
+            slopes[name] = directional_derivative(
+                rows.flatten(0, 1), -gradient / gradient.norm(), groups
+            ).item()
         assert min(slopes.values()) >= slopes["product"] - 1e-7
 
 
@@ -168,13 +180,17 @@ def test_bundle_tends_to_max_and_to_ddi():
 
 
 def test_with_exact_ties_the_promised_slope_is_the_measured_one():
-    """A linear model whose image has two perturbations of equal loss: phi is their maximum, known everywhere."""
+    """A linear model whose image has two perturbations of equal loss: phi is their maximum, known
+    everywhere.
+    """
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False)).double()
     x, y = torch.full((1, 1, 1, 2), 0.5, dtype=torch.float64), torch.tensor([0])
     with torch.no_grad():
         model[1].weight.copy_(torch.tensor([[1.0, 1.0], [0.0, 0.0]]))
-    deltas = torch.tensor([[0.3, -0.3], [-0.3, 0.3]], dtype=torch.float64).view(2, 1, 1, 1, 2)  # tie, by symmetry
+    deltas = torch.tensor([[0.3, -0.3], [-0.3, 0.3]], dtype=torch.float64).view(
+        2, 1, 1, 1, 2
+    )  # tie, by symmetry
 
     def phi():
         with torch.no_grad():
@@ -211,8 +227,12 @@ def test_batchnorm_statistics_move_once_and_never_mix(name):
     run(name, model, x, y, attack=given(deltas))
     assert model[1].num_batches_tracked == 1
     if name == "mean":
-        columns = [batch_gradient(model, x + d, y) for d in deltas]  # each batch with its own statistics
-        torch.testing.assert_close(run(name, model, x, y, attack=given(deltas)).gradient, torch.stack(columns).mean(0))
+        columns = [
+            batch_gradient(model, x + d, y) for d in deltas
+        ]  # each batch with its own statistics
+        torch.testing.assert_close(
+            run(name, model, x, y, attack=given(deltas)).gradient, torch.stack(columns).mean(0)
+        )
 
 
 def test_weight_decay_inside_every_column():

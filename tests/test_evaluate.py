@@ -6,11 +6,22 @@ import pytest
 import torch
 from torch import nn
 
-from ddi import PGD, Accuracy, LInf, autoattack_accuracy, clean_accuracy, digits, masking_signs, robust_accuracy
+from ddi import (
+    PGD,
+    Accuracy,
+    LInf,
+    autoattack_accuracy,
+    clean_accuracy,
+    digits,
+    masking_signs,
+    robust_accuracy,
+)
 
 
 def linear_pair():
-    """A linear classifier of two points whose distances to the boundary are known: 0.1 and 0.3 in l-infinity."""
+    """A linear classifier of two points whose distances to the boundary are known: 0.1 and 0.3 in
+    l-infinity.
+    """
     model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
     with torch.no_grad():
         model[1].weight.copy_(torch.tensor([[-1.0], [1.0]]))
@@ -26,7 +37,9 @@ def test_an_image_that_has_fallen_does_not_stand_up_again(equal_shapes):
     def to_the_dark(model, x, y, generator):
         return 0.2 - x
 
-    assert robust_accuracy(model, x, y, to_the_dark).value == 0.25  # the last image is wrong until it is attacked
+    assert (
+        robust_accuracy(model, x, y, to_the_dark).value == 0.25
+    )  # the last image is wrong until it is attacked
 
 
 def trained_linear():
@@ -50,7 +63,9 @@ def test_clean_accuracy_counts():
     assert str(Accuracy(0.5, 100)) == "50.00 % ± 5.00 (n = 100)"
 
 
-@pytest.mark.parametrize("eps, value", [(0.0, 0.75), (0.05, 0.75), (0.15, 0.5), (0.25, 0.5), (0.35, 0.0)])
+@pytest.mark.parametrize(
+    "eps, value", [(0.0, 0.75), (0.05, 0.75), (0.15, 0.5), (0.25, 0.5), (0.35, 0.0)]
+)
 def test_robust_accuracy_is_the_share_farther_than_eps_from_the_boundary(eps, value):
     model, x, y = linear_pair()
     attack = PGD(eps, eps / 4, 20)
@@ -61,15 +76,22 @@ def test_robust_accuracy_is_the_share_farther_than_eps_from_the_boundary(eps, va
 def test_restarts_and_steps_never_help_the_model():
     model, x, y = trained_linear()
     weak = PGD(0.1, 0.02, 2)
-    values = [robust_accuracy(model, x, y, weak, r, torch.Generator().manual_seed(0)).value for r in (1, 2, 4)]
+    values = [
+        robust_accuracy(model, x, y, weak, r, torch.Generator().manual_seed(0)).value
+        for r in (1, 2, 4)
+    ]
     assert values == sorted(values, reverse=True)
-    strong = robust_accuracy(model, x, y, PGD(0.1, 0.02, 20), 2, torch.Generator().manual_seed(0)).value
+    strong = robust_accuracy(
+        model, x, y, PGD(0.1, 0.02, 20), 2, torch.Generator().manual_seed(0)
+    ).value
     assert strong <= values[0] <= clean_accuracy(model, x, y).value
 
 
 def test_any_callable_is_an_attack_only_through_its_deltas():
     model, x, y = linear_pair()
-    towards = lambda model, x, y, generator=None: LInf(0.35).project((1 - 2.0 * y).view(-1, 1, 1, 1) * 0.35, x)  # noqa: E731
+    towards = lambda model, x, y, generator=None: LInf(0.35).project(
+        (1 - 2.0 * y).view(-1, 1, 1, 1) * 0.35, x
+    )  # noqa: E731
     assert robust_accuracy(model, x, y, towards).value == 0
 
 

@@ -1,4 +1,6 @@
-"""The fast path computes the same: bit for bit where it only wraps, within stated tolerances where it changes kernels."""
+"""The fast path computes the same: bit for bit where it only wraps, within stated tolerances where
+it changes kernels.
+"""
 
 from functools import partial
 
@@ -41,7 +43,9 @@ def update(rule, model, x, y):
 
 @pytest.fixture
 def quick_compiler(monkeypatch):
-    """``torch.compile`` without a C++ compiler: the same tracing and differentiation, PyTorch's own kernels."""
+    """``torch.compile`` without a C++ compiler: the same tracing and differentiation, PyTorch's own
+    kernels.
+    """
     compile = torch.compile
 
     def traced(model, mode, dynamic):
@@ -63,7 +67,9 @@ def test_channels_last_and_tracing_agree_with_the_plain_path(rule, quick_compile
     model, x, y = problem()
     plain = update(rule, model, x, y)
     fast = Fast(model, Kernels(channels_last=True, compile="default"))
-    torch.testing.assert_close(update(rule, fast, x, y), plain, atol=1e-5 * plain.abs().max().item(), rtol=1e-4)
+    torch.testing.assert_close(
+        update(rule, fast, x, y), plain, atol=1e-5 * plain.abs().max().item(), rtol=1e-4
+    )
     torch.testing.assert_close(fast(x), model(x), atol=1e-5, rtol=1e-5)
 
 
@@ -72,17 +78,25 @@ def test_bf16_in_the_attack_touches_no_gradient():
     fast = Fast(model, Kernels(precision="attack-bf16"))
     fixed = PGD(steps=2)(model, x, y, torch.Generator().manual_seed(0))
     rule = descent_rule("single")
-    assert torch.equal(rule(fast, x, y, lambda *_: fixed).gradient, rule(model, x, y, lambda *_: fixed).gradient)
+    assert torch.equal(
+        rule(fast, x, y, lambda *_: fixed).gradient, rule(model, x, y, lambda *_: fixed).gradient
+    )
     attack = PGD(steps=5)
     low, full = (attack(net, x, y, torch.Generator().manual_seed(0)) for net in (fast, model))
     assert not torch.equal(low, full) and attack.threat.contains(low, x).all()
     with torch.no_grad():
-        clean, weaker, stronger = (torch.nn.functional.cross_entropy(model.eval()(x + d), y) for d in (0, low, full))
-    assert weaker - clean > 0.9 * (stronger - clean) > 0  # a tenth of the gain at most is lost to rounding
+        clean, weaker, stronger = (
+            torch.nn.functional.cross_entropy(model.eval()(x + d), y) for d in (0, low, full)
+        )
+    assert (
+        weaker - clean > 0.9 * (stronger - clean) > 0
+    )  # a tenth of the gain at most is lost to rounding
 
 
 def test_slope_lost_by_a_bf16_gradient_is_small():
-    """The measure is the slope along the bf16 direction on the float32 gradient, relative to the steepest, -1."""
+    """The measure is the slope along the bf16 direction on the float32 gradient, relative to the
+    steepest, -1.
+    """
     model, x, y = problem(ResNet18)
     fixed, rule = torch.zeros_like(x), descent_rule("single", normalize=True)
     low = rule(Fast(model, Kernels(precision="bf16")), x, y, lambda *_: fixed).gradient
@@ -97,21 +111,34 @@ def test_buffers_modes_and_accuracies_are_the_models_own(quick_compiler):
     before = model.state_dict()["1.running_mean"].clone()
     update(descent_rule("single"), fast, x, y)
     assert model.training and not torch.equal(model.state_dict()["1.running_mean"], before)
-    assert [n.removeprefix("eager.") for n, _ in fast.named_parameters()] == [n for n, _ in model.named_parameters()]
-    same = [robust_accuracy(net, x, y, FAST(), generator=torch.Generator().manual_seed(0)).value for net in (fast, model)]
+    assert [n.removeprefix("eager.") for n, _ in fast.named_parameters()] == [
+        n for n, _ in model.named_parameters()
+    ]
+    same = [
+        robust_accuracy(net, x, y, FAST(), generator=torch.Generator().manual_seed(0)).value
+        for net in (fast, model)
+    ]
     assert same[0] == same[1]
 
 
 def test_a_fused_optimiser_moves_reordered_weights_alike():
-    models = [SmallNet(3, 10).to(memory_format=order) for order in (torch.contiguous_format, torch.channels_last)]
+    models = [
+        SmallNet(3, 10).to(memory_format=order)
+        for order in (torch.contiguous_format, torch.channels_last)
+    ]
     models[1].load_state_dict(models[0].state_dict())
     for model, fused in zip(models, (False, True), strict=True):
         sgd = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, fused=fused)
         for seed in range(2):
-            flat = torch.randn(sum(p.numel() for p in model.parameters()), generator=torch.Generator().manual_seed(seed))
+            flat = torch.randn(
+                sum(p.numel() for p in model.parameters()),
+                generator=torch.Generator().manual_seed(seed),
+            )
             assign_gradient(model, flat)
             sgd.step()
-    assert any(p.stride() != q.stride() for p, q in zip(*(m.parameters() for m in models), strict=True))
+    assert any(
+        p.stride() != q.stride() for p, q in zip(*(m.parameters() for m in models), strict=True)
+    )
     for plain, reordered in zip(*(m.parameters() for m in models), strict=True):
         torch.testing.assert_close(reordered, plain, rtol=0, atol=1e-6)
 
@@ -120,7 +147,9 @@ def test_every_batch_size_is_compiled_not_the_first_eight(monkeypatch):
     compile, graphs = torch.compile, []
 
     def counted(model, mode, dynamic):
-        return compile(model, backend=lambda graph, _: graphs.append(graph) or graph.forward, dynamic=dynamic)
+        return compile(
+            model, backend=lambda graph, _: graphs.append(graph) or graph.forward, dynamic=dynamic
+        )
 
     monkeypatch.setattr(torch, "compile", counted)
     fast, sizes = Fast(SmallNet(3, 10), Kernels(compile="default")), range(2, 14)
@@ -149,7 +178,15 @@ def test_training_records_its_kernels_and_comes_close_to_the_plain_run(tmp_path,
     for name, kernels in (("plain", Kernels()), ("fast", Kernels("attack-bf16", True, "default"))):
         torch.manual_seed(0)
         attack = PGD(eps=0.1, alpha=0.05, steps=2)
-        train(SmallNet(1, 10), data, descent_rule("ddi", m=2), attack, setting, tmp_path / name, kernels=kernels)
+        train(
+            SmallNet(1, 10),
+            data,
+            descent_rule("ddi", m=2),
+            attack,
+            setting,
+            tmp_path / name,
+            kernels=kernels,
+        )
         record = read_record(tmp_path / name)
         curves.append(record.metrics["train_loss"])
         assert record.config["kernels"]["precision"] == kernels.precision

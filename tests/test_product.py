@@ -29,7 +29,12 @@ def problem(k=4, m=3, model=None, seed=0):
     torch.manual_seed(seed)
     model = (model or MLP(hidden=(6,))).double()
     x, y = data.x_train[:k].double(), data.y_train[:k]
-    return model, x, y, PGD(0.4, 0.2, 2).restarts(model, x, y, m, torch.Generator().manual_seed(seed))
+    return (
+        model,
+        x,
+        y,
+        PGD(0.4, 0.2, 2).restarts(model, x, y, m, torch.Generator().manual_seed(seed)),
+    )
 
 
 def batch_gradient(model, x, y, loss=cross_entropy):
@@ -37,7 +42,10 @@ def batch_gradient(model, x, y, loss=cross_entropy):
     return torch.cat([g.flatten() for g in torch.autograd.grad(value, list(model.parameters()))])
 
 
-@pytest.mark.parametrize("model", [MLP(hidden=(6,)), MLP(hidden=(6,), norm="batch"), SmallNet(1, norm="batch"), SmallNet(1)])
+@pytest.mark.parametrize(
+    "model",
+    [MLP(hidden=(6,)), MLP(hidden=(6,), norm="batch"), SmallNet(1, norm="batch"), SmallNet(1)],
+)
 def test_per_sample_gradients_are_autograds_one_by_one(model):
     model, x, y, deltas = problem(3, 2, model)
     model.train()
@@ -58,13 +66,20 @@ def test_chunk_gradients_sum_to_the_gradient_of_the_batch(chunks):
     sizes = part.bincount()
     assert sizes.max() - sizes.min() <= 1
     for j in range(3):
-        torch.testing.assert_close(rows[j].sum(0), batch_gradient(model, x + deltas[j], y), atol=1e-12, rtol=1e-8)
+        torch.testing.assert_close(
+            rows[j].sum(0), batch_gradient(model, x + deltas[j], y), atol=1e-12, rtol=1e-8
+        )
 
 
 def test_gram_method_is_brute_force_over_all_mixes():
     model, x, y, deltas = problem(4, 3)
     each = per_sample_gradients(model, x, y, deltas) / 4
-    mixes = torch.stack([sum(each[j, i] for i, j in enumerate(pick)) for pick in itertools.product(range(3), repeat=4)])
+    mixes = torch.stack(
+        [
+            sum(each[j, i] for i, j in enumerate(pick))
+            for pick in itertools.product(range(3), repeat=4)
+        ]
+    )
     assert len(mixes) == 81
     brute = min_norm_point(gram_matrix(mixes)).weights @ mixes
     got = product_point(model, x, y, deltas)
@@ -73,7 +88,9 @@ def test_gram_method_is_brute_force_over_all_mixes():
     torch.testing.assert_close(got.weights.sum(0), torch.ones(4, dtype=x.dtype))
     groups = torch.arange(4).repeat(3)
     steepest = steepest_descent(each.flatten(0, 1), groups)
-    torch.testing.assert_close(steepest.direction, -got.vector / got.vector.norm(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        steepest.direction, -got.vector / got.vector.norm(), atol=1e-6, rtol=0
+    )
 
 
 def test_three_ways_agree():
@@ -85,9 +102,13 @@ def test_three_ways_agree():
     assert free.gap <= 1e-4 * free.vector.square().sum()
     assert (free.vector - exact.vector).square().sum() <= free.gap + 1e-12
     each = per_sample_gradients(model, x, y, deltas) / 5
-    torch.testing.assert_close((free.weights[..., None] * each).sum((0, 1)), free.vector, atol=1e-10, rtol=1e-8)
+    torch.testing.assert_close(
+        (free.weights[..., None] * each).sum((0, 1)), free.vector, atol=1e-10, rtol=1e-8
+    )
     w = free.vector
-    gap = sum((free.weights[:, i] * (each[:, i] @ w)).sum() - (each[:, i] @ w).min() for i in range(5))
+    gap = sum(
+        (free.weights[:, i] * (each[:, i] @ w)).sum() - (each[:, i] @ w).min() for i in range(5)
+    )
     assert free.gap == pytest.approx(gap.item(), abs=1e-12)
 
 
@@ -96,17 +117,24 @@ def test_matrix_free_starts_from_the_first_restart_and_only_improves():
     start = product_point(model, x, y, deltas, "matrix-free", max_iter=0)
     assert (start.weights[0] == 1).all() and (start.weights[1:] == 0).all()
     torch.testing.assert_close(start.vector, batch_gradient(model, x + deltas[0], y))
-    lengths = [product_point(model, x, y, deltas, "matrix-free", max_iter=n, tol=0.0).vector.norm() for n in range(6)]
+    lengths = [
+        product_point(model, x, y, deltas, "matrix-free", max_iter=n, tol=0.0).vector.norm()
+        for n in range(6)
+    ]
     assert all(b <= a for a, b in itertools.pairwise(lengths)) and lengths[-1] < lengths[0]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 20])
 def test_what_the_line_search_proves_is_true(steps):
-    """Without the passes that measure the gap at the end, the point is the same and the two inequalities hold."""
+    """Without the passes that measure the gap at the end, the point is the same and the two
+    inequalities hold.
+    """
     for seed in range(3):
         model, x, y, deltas = problem(5, 4, seed=seed)
         best = product_point(model, x, y, deltas).vector
-        free = product_point(model, x, y, deltas, "matrix-free", max_iter=steps, tol=0.0, certify=False)
+        free = product_point(
+            model, x, y, deltas, "matrix-free", max_iter=steps, tol=0.0, certify=False
+        )
         same = product_point(model, x, y, deltas, "matrix-free", max_iter=steps, tol=0.0)
         assert torch.equal(free.vector, same.vector) and torch.equal(free.weights, same.weights)
         assert free.iterations == same.iterations == steps
@@ -158,7 +186,9 @@ def test_other_losses_and_float32():
     got = product_point(model, x.float(), y, deltas.float(), loss=margin_loss)
     assert got.vector.dtype == torch.float32 and torch.isfinite(got.vector).all()
     losses = sample_losses(model, x.float(), y, deltas.float(), margin_loss)
-    torch.testing.assert_close(losses[1], margin_loss(model(x.float() + deltas[1].float()), y).detach())
+    torch.testing.assert_close(
+        losses[1], margin_loss(model(x.float() + deltas[1].float()), y).detach()
+    )
 
 
 def test_shared_parameters_and_exceptions_leave_the_model_alone():
@@ -171,7 +201,9 @@ def test_shared_parameters_and_exceptions_leave_the_model_alone():
     for method in ("gram", "matrix-free"):
         with pytest.raises(RuntimeError, match="planted"):
             product_point(model, x, y, deltas, method, loss=broken)
-        assert model.training and all(p.requires_grad and p.grad is None for p in model.parameters())
+        assert model.training and all(
+            p.requires_grad and p.grad is None for p in model.parameters()
+        )
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from ddi import (
     read_records,
 )
 
-# ------------------------------------------------------------------------------------------------------------ models
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("activation", ["celu", "relu", "elu"])
@@ -61,7 +61,10 @@ def test_resnet18_has_the_papers_size_and_shape(norm):
     with torch.no_grad():
         assert model(x).shape == (2, 10)
         assert nn.Sequential(*list(model)[:-3])(x).shape == (2, 512, 4, 4)
-    assert len([m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]) == 17
+    assert (
+        len([m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)])
+        == 17
+    )
     assert ResNet18(in_channels=1, classes=3)(torch.rand(1, 1, 32, 32)).shape == (1, 3)
 
 
@@ -72,14 +75,16 @@ def test_normalize_is_a_layer():
     assert not list(layer.parameters()) and len(layer.state_dict()) == 2
 
 
-@pytest.mark.parametrize("options, name", [({"activation": "gelu"}, "activation"), ({"norm": "layer"}, "norm")])
+@pytest.mark.parametrize(
+    "options, name", [({"activation": "gelu"}, "activation"), ({"norm": "layer"}, "norm")]
+)
 def test_unknown_switches_are_refused(options, name):
     for kind in (MLP, SmallNet, ResNet18):
         with pytest.raises(ValueError, match=name):
             kind(**options)
 
 
-# -------------------------------------------------------------------------------------------------------------- data
+# --------------------------------------------------------------------------------------------------
 
 
 def test_digits_are_what_they_say():
@@ -92,7 +97,10 @@ def test_digits_are_what_they_say():
     assert len(every.unique(dim=0)) == 1797  # no image twice, so none both in training and test
     assert data.sha256() == digits().sha256()
     for part in ("x_train", "y_train", "x_test", "y_test"):  # and nothing of it is forgotten
-        assert dataclasses.replace(data, **{part: getattr(data, part).flip(0)}).sha256() != data.sha256()
+        assert (
+            dataclasses.replace(data, **{part: getattr(data, part).flip(0)}).sha256()
+            != data.sha256()
+        )
     assert data.to(dtype=torch.float64).x_test.dtype == torch.float64
     assert data.to(dtype=torch.float64).y_test.dtype == torch.int64
 
@@ -119,8 +127,12 @@ def test_mnist_reads_torchvisions_layout(tmp_path):
     raw.mkdir(parents=True)
     pixels = np.arange(2 * 784, dtype=np.uint8).reshape(2, 28, 28)
     for stem in ("train", "t10k"):
-        (raw / f"{stem}-images-idx3-ubyte").write_bytes(np.array([2051, 2, 28, 28], ">i4").tobytes() + pixels.tobytes())
-        (raw / f"{stem}-labels-idx1-ubyte").write_bytes(np.array([2049, 2], ">i4").tobytes() + bytes([7, 1]))
+        (raw / f"{stem}-images-idx3-ubyte").write_bytes(
+            np.array([2051, 2, 28, 28], ">i4").tobytes() + pixels.tobytes()
+        )
+        (raw / f"{stem}-labels-idx1-ubyte").write_bytes(
+            np.array([2049, 2], ">i4").tobytes() + bytes([7, 1])
+        )
     data = mnist(tmp_path)
     assert data.x_train.shape == (2, 1, 28, 28) and data.y_test.tolist() == [7, 1]
     torch.testing.assert_close(data.x_train[0, 0], torch.tensor(pixels[0]) / 255)
@@ -142,7 +154,11 @@ def test_cifar10_reads_an_npz_from_a_folder_or_by_name(tmp_path, monkeypatch):
     arrays = write_npz(tmp_path / "cifar10.npz")
     monkeypatch.setenv("DDI_DATA", str(tmp_path))
     for data in (cifar10(), cifar10(tmp_path), cifar10(tmp_path / "cifar10.npz")):
-        assert data.x_train.shape == (4, 3, 32, 32) and data.classes == 10 and data.y_test.tolist() == [1, 2]
+        assert (
+            data.x_train.shape == (4, 3, 32, 32)
+            and data.classes == 10
+            and data.y_test.tolist() == [1, 2]
+        )
         assert data.y_test.dtype == torch.int64 and data.name == "cifar10"
         pixel = arrays["x_train"][1, 5, 7]
         torch.testing.assert_close(data.x_train[1, :, 5, 7], torch.tensor(pixel) / 255)
@@ -178,18 +194,32 @@ def test_data_sets_by_name(tmp_path, monkeypatch):
 
 def test_curves_are_means_with_a_standard_deviation(tmp_path):
     def record(name, values):
-        return Record(name, {}, {"epoch": np.arange(3.0), "robust": np.array(values), "clean": np.array(values)}, {})
+        return Record(
+            name,
+            {},
+            {"epoch": np.arange(3.0), "robust": np.array(values), "clean": np.array(values)},
+            {},
+        )
 
-    records = [record("pgd-seed0", [0, 0.2, 0.4]), record("pgd-seed1", [0, 0.4, 0.8]), record("ddi-seed0", [0.1, 0.1, 0.61])]
+    records = [
+        record("pgd-seed0", [0, 0.2, 0.4]),
+        record("pgd-seed1", [0, 0.4, 0.8]),
+        record("ddi-seed0", [0.1, 0.1, 0.61]),
+    ]
     assert {arm: len(runs) for arm, runs in plots.by_arm(records).items()} == {"pgd": 2, "ddi": 1}
     fig, ax = plt.subplots()
     plots.curves(ax, records)
-    assert ax.lines[0].get_ydata() == pytest.approx([0, 0.3, 0.6]) and ax.lines[0].get_color() == "#D55E00"
+    assert (
+        ax.lines[0].get_ydata() == pytest.approx([0, 0.3, 0.6])
+        and ax.lines[0].get_color() == "#D55E00"
+    )
     top = max(ax.collections[0].get_paths()[0].vertices[:, 1])
     assert top == pytest.approx(0.6 + np.std([0.4, 0.8], ddof=1))
     fig.canvas.draw()
     heights = sorted(text.get_window_extent().y0 for text in ax.texts)
-    assert [t.get_text() for t in ax.texts] == ["PGD", "DDi"] and np.diff(heights) > 10  # labels do not touch
+    assert [t.get_text() for t in ax.texts] == ["PGD", "DDi"] and np.diff(
+        heights
+    ) > 10  # labels do not touch
     plt.close(fig)
 
 
@@ -208,7 +238,9 @@ def test_held_out_images_are_a_partition_of_the_training_set():
     assert torch.equal(both.unique(dim=0), data.x_train.flatten(1).unique(dim=0))
     index = [(data.x_train == image).flatten(1).all(1).nonzero().item() for image in x[:20]]
     assert data.y_train[index].tolist() == y[:20].tolist()
-    assert torch.equal(data.hold_out(200, seed=3)[1], x) and not torch.equal(data.hold_out(200, seed=4)[1], x)
+    assert torch.equal(data.hold_out(200, seed=3)[1], x) and not torch.equal(
+        data.hold_out(200, seed=4)[1], x
+    )
     for count in (0, 1400, 1.5):
         with pytest.raises(ValueError, match="count"):
             data.hold_out(count)
@@ -221,10 +253,19 @@ def test_augmentation_is_a_crop_of_the_padded_image_perhaps_mirrored():
     padded, seen = torch.nn.functional.pad(x, [2] * 4), set()
     for image, whole in zip(got, padded, strict=True):
         crops = {(i, j): whole[:, i : i + 6, j : j + 5] for i in range(5) for j in range(5)}
-        fits = [(*at, f) for at, c in crops.items() for f in (0, 1) if torch.equal(c.flip(2) if f else c, image)]
+        fits = [
+            (*at, f)
+            for at, c in crops.items()
+            for f in (0, 1)
+            if torch.equal(c.flip(2) if f else c, image)
+        ]
         assert len(fits) == 1
         seen.add(fits[0])
-    assert len(seen) > 15 and {f for *_, f in seen} == {0, 1} and {i for i, *_ in seen} == set(range(5))
+    assert (
+        len(seen) > 15
+        and {f for *_, f in seen} == {0, 1}
+        and {i for i, *_ in seen} == set(range(5))
+    )
     assert torch.equal(crop_and_flip(x, 2, torch.Generator().manual_seed(1)), got)
     kept = crop_and_flip(x, 0, torch.Generator().manual_seed(1))
     assert all(torch.equal(a, b) or torch.equal(a, b.flip(2)) for a, b in zip(kept, x, strict=True))
@@ -232,7 +273,7 @@ def test_augmentation_is_a_crop_of_the_padded_image_perhaps_mirrored():
         crop_and_flip(x[0])
 
 
-# ----------------------------------------------------------------------------------------------------------- records
+# --------------------------------------------------------------------------------------------------
 
 
 def test_a_record_comes_back_as_written(tmp_path):
@@ -243,7 +284,16 @@ def test_a_record_comes_back_as_written(tmp_path):
     record = read_record(tmp_path / "e" / "standard-seed0")
     assert record.config == config and record.complete and record.name == "standard-seed0"
     np.testing.assert_array_equal(record.metrics["loss"], 0.1 / 3 * np.arange(3))
-    for key in ("device", "torch", "dtype", "commit", "data", "data_sha256", "wall_seconds", "threads"):
+    for key in (
+        "device",
+        "torch",
+        "dtype",
+        "commit",
+        "data",
+        "data_sha256",
+        "wall_seconds",
+        "threads",
+    ):
         assert key in record.provenance
     assert record.provenance["data"] == "digits"
     assert [r.name for r in read_records(tmp_path / "e")] == ["standard-seed0"]
@@ -255,7 +305,9 @@ def test_provenance_names_the_commit_and_says_when_the_code_differs(tmp_path, mo
     import ddi.record
 
     def git(*words):
-        subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True)
+        subprocess.run(
+            ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True
+        )
 
     package = tmp_path / "ddi"
     package.mkdir()
@@ -283,7 +335,10 @@ def test_a_copy_without_a_repository_says_which_commit_it_was_given(tmp_path, mo
 
 
 def test_a_run_that_dies_leaves_an_incomplete_record(tmp_path):
-    with pytest.raises(KeyboardInterrupt), RunWriter(tmp_path / "run", {}, provenance(digits())) as run:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        RunWriter(tmp_path / "run", {}, provenance(digits())) as run,
+    ):
         run.log(epoch=0, loss=1.0)
         raise KeyboardInterrupt
     record = read_record(tmp_path / "run")
@@ -301,7 +356,10 @@ def test_a_resumed_record_keeps_rows_and_seconds(tmp_path):
         run.resume([{"epoch": 0}], 1000.0)
         run.log(epoch=1)
     record = read_record(tmp_path / "run")
-    assert record.metrics["epoch"].tolist() == [0, 1] and 1000 <= record.provenance["wall_seconds"] < 1100
+    assert (
+        record.metrics["epoch"].tolist() == [0, 1]
+        and 1000 <= record.provenance["wall_seconds"] < 1100
+    )
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -327,7 +385,7 @@ def test_records_refuse_changing_columns_and_missing_folders(tmp_path):
         read_record(tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------------------- plots
+# --------------------------------------------------------------------------------------------------
 
 
 def test_every_method_has_its_own_colour_and_its_own_dash_or_marker():
@@ -340,7 +398,10 @@ def test_plots_draw_what_they_are_given():
     plots.use_style()
     fig, axes = plt.subplots(1, 3)
     drawn = plots.line(axes[0], [0, 1, 2], torch.tensor([3.0, 4.0, 5.0]), "DDi", "ours")
-    assert drawn.get_ydata().tolist() == [3, 4, 5] and drawn.get_color() == plots.METHODS["DDi"]["color"]
+    assert (
+        drawn.get_ydata().tolist() == [3, 4, 5]
+        and drawn.get_color() == plots.METHODS["DDi"]["color"]
+    )
     assert [t.get_text() for t in axes[0].texts] == ["ours"]
     assert fig.get_facecolor() == (1, 1, 1, 1)
     plots.show_images(axes[1:], torch.rand(2, 1, 8, 8), ["a", "b"], limit=0.5)

@@ -1,4 +1,6 @@
-"""Simplex projection and the quadratic problem over simplices: optimality, closed forms, brute force, extreme scales."""
+"""Simplex projection and the quadratic problem over simplices: optimality, closed forms, brute
+force, extreme scales.
+"""
 
 import itertools
 
@@ -29,7 +31,7 @@ def certificate(G, a, c=0.0):
     return (a * r).sum(-1) - r.amin(-1)
 
 
-# ------------------------------------------------------------------------------------------------- simplex projection
+# -------------------------------------------------------------------------------------------------
 
 
 @given(
@@ -51,10 +53,17 @@ def test_projection_satisfies_the_kkt_conditions(values, scale, radius):
 
 def test_projection_by_hand_and_by_brute_force():
     torch.testing.assert_close(project_simplex(torch.tensor([0.5, 0.3])), torch.tensor([0.6, 0.4]))
-    torch.testing.assert_close(project_simplex(torch.tensor([5.0, 1.0, 1.0])), torch.tensor([1.0, 0.0, 0.0]))
+    torch.testing.assert_close(
+        project_simplex(torch.tensor([5.0, 1.0, 1.0])), torch.tensor([1.0, 0.0, 0.0])
+    )
     assert torch.equal(project_simplex(torch.tensor([7.0]), 3.0), torch.tensor([3.0]))
     v = vectors(5, 3)
-    grid = torch.tensor([p for p in itertools.product(range(201), repeat=3) if sum(p) == 200], dtype=F64) / 200
+    grid = (
+        torch.tensor(
+            [p for p in itertools.product(range(201), repeat=3) if sum(p) == 200], dtype=F64
+        )
+        / 200
+    )
     nearest = ((v[:, None] - grid) ** 2).sum(-1).argmin(1)
     torch.testing.assert_close(project_simplex(v), grid[nearest], atol=6e-3, rtol=0)
 
@@ -68,7 +77,9 @@ def test_projection_is_idempotent_and_commutes_with_permutations_and_shifts():
     assert project_simplex(v.float()).dtype == torch.float32
 
 
-@pytest.mark.parametrize("v", [torch.tensor([]), torch.tensor([1.0, torch.nan]), torch.tensor([1.0, torch.inf]), [1.0]])
+@pytest.mark.parametrize(
+    "v", [torch.tensor([]), torch.tensor([1.0, torch.nan]), torch.tensor([1.0, torch.inf]), [1.0]]
+)
 def test_projection_refuses_what_it_cannot_project(v):
     with pytest.raises(ValueError, match="^v must"):
         project_simplex(v)
@@ -80,7 +91,7 @@ def test_projection_refuses_an_impossible_radius(radius):
         project_simplex(torch.ones(2), radius)
 
 
-# --------------------------------------------------------------------------------------------------- one simplex
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -91,7 +102,9 @@ def test_every_method_is_optimal_to_its_tolerance(method, linear, m, d):
     G = gram(v)
     c = vectors(m, 3, 1).mT if linear else None
     got = min_norm_point(G, c, method)
-    scale = torch.maximum(G.abs().amax((-2, -1)), torch.tensor(0.0 if c is None else (c.amax() - c.amin()).item()))
+    scale = torch.maximum(
+        G.abs().amax((-2, -1)), torch.tensor(0.0 if c is None else (c.amax() - c.amin()).item())
+    )
     gap = certificate(G, got.weights, 0.0 if c is None else c)
     assert got.converged.all()
     assert (gap <= (1e-10 if method == "exact" else 1.001e-6) * scale).all()
@@ -147,7 +160,13 @@ DEGENERATE = {
     "norms 100 apart": torch.tensor([[100.0, 1.0], [-0.01, 1.0], [1.0, 0.01]]),
     "cosines .9999": 1 + 0.01 * torch.randn(10, 6, generator=torch.Generator().manual_seed(1)),
 }
-IN_HULL = {"zero among others", "all zero", "opposite", "three at 120 degrees", "0 inside, rank 2 of 12"}
+IN_HULL = {
+    "zero among others",
+    "all zero",
+    "opposite",
+    "three at 120 degrees",
+    "0 inside, rank 2 of 12",
+}
 
 
 @pytest.mark.parametrize("case", DEGENERATE)
@@ -172,7 +191,9 @@ def test_degenerate_inputs_at_every_scale(case, scale, dtype):
 @settings(max_examples=120, deadline=None)
 def test_exact_is_exact_on_random_problems(seed, m, d, spread):
     g = torch.Generator().manual_seed(seed)
-    v = torch.randn(m, d, dtype=F64, generator=g) * 10.0 ** (spread * torch.rand(m, 1, dtype=F64, generator=g))
+    v = torch.randn(m, d, dtype=F64, generator=g) * 10.0 ** (
+        spread * torch.rand(m, 1, dtype=F64, generator=g)
+    )
     v = v[torch.randint(m, (m,), generator=g)]  # with duplicates
     G = gram(v)
     got = min_norm_point(G)
@@ -193,7 +214,9 @@ def test_a_batch_is_its_problems():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_invariances(method):
-    """Order, rotation, scaling and duplicated vectors change nothing in the point; a constant in ``c`` neither."""
+    """Order, rotation, scaling and duplicated vectors change nothing in the point; a constant in
+    ``c`` neither.
+    """
     v = vectors(6, 4) + 0.5
     c = vectors(1, 6, 2)[0]
     order = torch.randperm(6, generator=torch.Generator().manual_seed(0))
@@ -203,10 +226,16 @@ def test_invariances(method):
     again = min_norm_point(gram(v[order]), **options).weights @ v[order]
     torch.testing.assert_close(again, point, atol=1e-4, rtol=0)
     twice = torch.cat([v, v[:3]])
-    torch.testing.assert_close(min_norm_point(gram(twice), **options).weights @ twice, point, atol=1e-4, rtol=0)
-    torch.testing.assert_close(min_norm_point(1e8 * gram(v), **options).weights, base.weights, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        min_norm_point(gram(twice), **options).weights @ twice, point, atol=1e-4, rtol=0
+    )
+    torch.testing.assert_close(
+        min_norm_point(1e8 * gram(v), **options).weights, base.weights, atol=1e-5, rtol=0
+    )
     shifted = min_norm_point(gram(v), c + 5, **options).weights
-    torch.testing.assert_close(shifted, min_norm_point(gram(v), c, **options).weights, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        shifted, min_norm_point(gram(v), c, **options).weights, atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -230,10 +259,14 @@ def test_iterative_methods_say_when_they_did_not_converge():
 
 @pytest.mark.parametrize("method", ["exact", "frank-wolfe"])
 def test_line_search_methods_never_go_up(method):
-    """Every iterate is feasible and no worse than the one before: steps end at the boundary, not beyond it."""
+    """Every iterate is feasible and no worse than the one before: steps end at the boundary, not
+    beyond it.
+    """
     for seed in range(5):
         G = gram(vectors(8, 4, seed) + 0.5)
-        values = [min_norm_point(G, method=method, tol=0.0, max_iter=n).squared_norm for n in range(1, 25)]
+        values = [
+            min_norm_point(G, method=method, tol=0.0, max_iter=n).squared_norm for n in range(1, 25)
+        ]
         if method == "exact":  # it returns the iterate of least gap, so only the last is compared
             assert values[-1] <= min(values) + 1e-12
         else:
@@ -244,7 +277,9 @@ def test_asymmetric_rounding_is_symmetrised_and_rounding_level_indefiniteness_ac
     v = vectors(6, 2)
     G = gram(v)
     noise = 1e-13 * G.abs().max() * vectors(6, 6, 3)
-    torch.testing.assert_close(min_norm_point(G + noise).weights @ v, min_norm_point(G).weights @ v, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        min_norm_point(G + noise).weights @ v, min_norm_point(G).weights @ v, atol=1e-5, rtol=0
+    )
     assert min_norm_point(G.float()).converged
 
 
@@ -288,7 +323,7 @@ def test_impossible_options_are_refused(options, name):
         solve(torch.eye(2, dtype=F64), **options)
 
 
-# ----------------------------------------------------------------------------------------------- several simplices
+# ----------------------------------------------------------------------------------------------- se
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -296,7 +331,9 @@ def test_impossible_options_are_refused(options, name):
 def test_sum_of_hulls_is_the_hull_of_all_mixes(method, seed):
     """Brute force: one column for each of the 2 * 3 * 4 mixes, then the one-simplex problem."""
     v = vectors(9, 3, seed) + 0.4
-    groups = torch.tensor([7, 7, 2, 2, 2, 5, 5, 5, 5])[torch.randperm(9, generator=torch.Generator().manual_seed(seed))]
+    groups = torch.tensor([7, 7, 2, 2, 2, 5, 5, 5, 5])[
+        torch.randperm(9, generator=torch.Generator().manual_seed(seed))
+    ]
     members = [(groups == g).nonzero().squeeze(-1).tolist() for g in (2, 5, 7)]
     mixes = torch.stack([v[list(pick)].sum(0) for pick in itertools.product(*members)])
     brute = min_norm_point(gram(mixes)).weights @ mixes
@@ -320,11 +357,25 @@ def test_products_of_many_simplices_are_solved_exactly(k, m, d):
 @pytest.mark.parametrize("method", [solver._active_set, solver._accelerated, solver._away_steps])
 def test_tensors_and_arrays_take_the_same_way(method):
     """The methods' code runs on NumPy arrays, and for batches on a GPU on tensors."""
-    G, c, groups = gram(vectors(9, 4, batch=(5,))), vectors(5, 9, 1), torch.tensor([0, 2, 2, 0, 1, 0, 1, 1, 1])
-    tensors = [G / G.abs().amax((1, 2))[:, None, None], c, torch.full((5,), 1e-9, dtype=F64), torch.zeros(5, dtype=F64)]
+    G, c, groups = (
+        gram(vectors(9, 4, batch=(5,))),
+        vectors(5, 9, 1),
+        torch.tensor([0, 2, 2, 0, 1, 0, 1, 1, 1]),
+    )
+    tensors = [
+        G / G.abs().amax((1, 2))[:, None, None],
+        c,
+        torch.full((5,), 1e-9, dtype=F64),
+        torch.zeros(5, dtype=F64),
+    ]
     points = []
-    for place, (H, linear, tol, floor) in ((torch.device("cpu"), tensors), (None, [t.numpy() for t in tensors])):
-        points.append(torch.as_tensor(method(H, linear, Simplices(groups, 9, place), tol, 20_000, floor)[0]))
+    for place, (H, linear, tol, floor) in (
+        (torch.device("cpu"), tensors),
+        (None, [t.numpy() for t in tensors]),
+    ):
+        points.append(
+            torch.as_tensor(method(H, linear, Simplices(groups, 9, place), tol, 20_000, floor)[0])
+        )
     torch.testing.assert_close(points[0], points[1], atol=1e-9, rtol=0)
     for group in range(3):
         assert (points[0][:, groups == group].sum(1) - 1).abs().max() < 1e-12
@@ -339,11 +390,13 @@ def test_one_group_is_the_one_simplex_problem():
     assert torch.equal(one.weights, min_norm_point(G).weights)
 
 
-# ------------------------------------------------------------------------------------------------------- bundle
+# --------------------------------------------------------------------------------------------------
 
 
 def test_bundle_solves_the_primal_step():
-    """``min_s max_j (l_j + <g_j, s>) + |s|^2 / 2t``: primal value at ``-tMa`` equals the dual value."""
+    """``min_s max_j (l_j + <g_j, s>) + |s|^2 / 2t``: primal value at ``-tMa`` equals the dual
+    value.
+    """
     for seed in range(5):
         v, values = vectors(6, 4, seed), vectors(1, 6, 50 + seed)[0]
         for t in (1e-3, 0.3, 1e3):

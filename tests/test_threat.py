@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from ddi import L2, LInf, threat_model
 
-SETS = [LInf(0.3), LInf(0.3, None), L2(0.5), L2(0.5, None), LInf(0.3, (-1.0, 2.0)), L2(0.7, (-1.0, 2.0))]
+SETS = [
+    LInf(0.3),
+    LInf(0.3, None),
+    L2(0.5),
+    L2(0.5, None),
+    LInf(0.3, (-1.0, 2.0)),
+    L2(0.7, (-1.0, 2.0)),
+]
 
 
 def images(threat, n=6, seed=0, dtype=torch.float64):
@@ -22,7 +29,9 @@ def images(threat, n=6, seed=0, dtype=torch.float64):
 @pytest.mark.parametrize("threat", SETS, ids=repr)
 @pytest.mark.parametrize("scale", [1e-15, 1e-2, 1.0, 10.0, 1e15])
 def test_projection_satisfies_its_variational_inequality(threat, scale):
-    """``p`` is the nearest point of the convex set iff ``<v - p, s - p> <= 0`` for every ``s`` of the set."""
+    """``p`` is the nearest point of the convex set iff ``<v - p, s - p> <= 0`` for every ``s`` of
+    the set.
+    """
     x = images(threat)
     v = scale * torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
     p = threat.project(v, x)
@@ -43,10 +52,14 @@ def test_projection_leaves_the_set_alone_and_is_idempotent(threat):
 
 
 def test_projection_on_a_disc_cut_by_the_box_by_hand():
-    """In the plane: from (2, 2), disc of radius 1, first coordinate at most 0.5: nearest is (0.5, sqrt(3)/2)."""
+    """In the plane: from (2, 2), disc of radius 1, first coordinate at most 0.5: nearest is (0.5,
+    sqrt(3)/2).
+    """
     x = torch.tensor([[[[0.5, -8.0]]]], dtype=torch.float64)
     got = L2(1.0, (-10.0, 1.0)).project(torch.full_like(x, 2.0), x).flatten()
-    torch.testing.assert_close(got, torch.tensor([0.5, math.sqrt(3) / 2], dtype=torch.float64), atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        got, torch.tensor([0.5, math.sqrt(3) / 2], dtype=torch.float64), atol=1e-9, rtol=0
+    )
 
 
 @pytest.mark.parametrize("threat", SETS, ids=repr)

@@ -22,11 +22,22 @@ def fresh(seed=0, **options):
 
 def run(folder, model=None, rule="single", setting=SHORT, **options):
     rule_options = {"m": 2} if rule != "bundle" else {"m": 2, "t": 1.0}
-    return train(model or fresh(), digits(), descent_rule(rule, **rule_options), ATTACK, setting, folder, **options)
+    return train(
+        model or fresh(),
+        digits(),
+        descent_rule(rule, **rule_options),
+        ATTACK,
+        setting,
+        folder,
+        **options,
+    )
 
 
 def same(one, two):
-    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+    return all(
+        torch.equal(a, b)
+        for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True)
+    )
 
 
 class Stop(Exception):
@@ -57,7 +68,9 @@ def test_single_is_sgd_on_pgd_examples(tmp_path):
     for i in order.split(100):
         delta = ATTACK(model, part.x_train[i], part.y_train[i], attacks)
         optimiser.zero_grad()
-        torch.nn.functional.cross_entropy(model(part.x_train[i] + delta), part.y_train[i]).backward()
+        torch.nn.functional.cross_entropy(
+            model(part.x_train[i] + delta), part.y_train[i]
+        ).backward()
         optimiser.step()
     for a, b in zip(got.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
@@ -65,7 +78,9 @@ def test_single_is_sgd_on_pgd_examples(tmp_path):
 
 def test_learning_rate_schedule():
     setting = Setting()
-    assert [setting.lr_at(e) for e in (0, 99, 100, 149, 150, 199)] == pytest.approx([0.1, 0.1, 0.01, 0.01, 1e-3, 1e-3])
+    assert [setting.lr_at(e) for e in (0, 99, 100, 149, 150, 199)] == pytest.approx(
+        [0.1, 0.1, 0.01, 0.01, 1e-3, 1e-3]
+    )
 
 
 @pytest.mark.parametrize("rule", ["single", "ddi", "comb", "bundle"])
@@ -87,13 +102,21 @@ def test_an_interrupted_run_is_the_uninterrupted_one(tmp_path, calls, every):
     setting = replace(SHORT, momentum=0.9, augment=True)
     whole = run(tmp_path / "whole", fresh(norm="batch"), "comb", setting)
     with pytest.raises(Stop):
-        run(tmp_path / "run", stopping(fresh(norm="batch"), calls), "comb", setting, checkpoint_every=every)
+        run(
+            tmp_path / "run",
+            stopping(fresh(norm="batch"), calls),
+            "comb",
+            setting,
+            checkpoint_every=every,
+        )
     assert not read_record(tmp_path / "run").complete
     resumed = run(tmp_path / "run", fresh(norm="batch"), "comb", setting, checkpoint_every=every)
     assert same(whole, resumed)
     one, two = (read_record(tmp_path / name).metrics for name in ("whole", "run"))
     assert one.keys() == two.keys()
-    assert all(np.array_equal(one[key], two[key], equal_nan=True) for key in one.keys() - {"seconds"})
+    assert all(
+        np.array_equal(one[key], two[key], equal_nan=True) for key in one.keys() - {"seconds"}
+    )
 
 
 def test_arms_see_the_same_batches(tmp_path):
@@ -109,7 +132,14 @@ def test_arms_see_the_same_batches(tmp_path):
 
         options = {"m": 3} if rule == "ddi" else {}
         setting = replace(SHORT, augment=True)
-        train(fresh(), digits(), descent_rule(rule, **options), Spy(0.1, 0.05, 1), setting, tmp_path / rule)
+        train(
+            fresh(),
+            digits(),
+            descent_rule(rule, **options),
+            Spy(0.1, 0.05, 1),
+            setting,
+            tmp_path / rule,
+        )
         seen[rule] = torch.stack(batches)
     assert torch.equal(seen["single"], seen["ddi"])
 
@@ -138,7 +168,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
 
 
 def test_kill_9_at_twenty_random_moments(tmp_path):
-    """A process that checkpoints every step is killed twenty times; the run that comes of it is the whole one."""
+    """A process that checkpoints every step is killed twenty times; the run that comes of it is the
+    whole one.
+    """
     program = textwrap.dedent(
         """
         import os, random, signal, sys, time, torch
@@ -179,10 +211,15 @@ def test_kill_9_at_twenty_random_moments(tmp_path):
     done = subprocess.run([sys.executable, "-c", program, *folders], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split()[-1] == "20"
-    states = [torch.load(f"{folder}/checkpoint.pt", weights_only=True)["state"]["model"] for folder in folders]
+    states = [
+        torch.load(f"{folder}/checkpoint.pt", weights_only=True)["state"]["model"]
+        for folder in folders
+    ]
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     one, two = (read_record(folder).metrics for folder in folders)
-    assert all(np.array_equal(one[key], two[key], equal_nan=True) for key in one.keys() - {"seconds"})
+    assert all(
+        np.array_equal(one[key], two[key], equal_nan=True) for key in one.keys() - {"seconds"}
+    )
 
 
 @pytest.mark.parametrize(

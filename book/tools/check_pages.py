@@ -1,15 +1,17 @@
-"""Open every page of the built book in headless Chromium and report what a reader would stumble over.
+"""Open every page of the built book in headless Chromium and report what a reader would stumble
+over.
 
-    python book/tools/check_pages.py                       check _build/html
-    python book/tools/check_pages.py --screenshots DIR     and take pictures: light and dark, 1280 and 390 pixels wide
+    python book/tools/check_pages.py                       check _build/html python
+    book/tools/check_pages.py --screenshots DIR     and take pictures: light and dark, 1280 and 390
+    pixels wide
 
-Per page: TeX that MathJax rejects or never sees, a raw `$` or `\\(` in the text, broken pictures, console errors and
-uncaught exceptions, files that do not load, requests to the network, dead links inside the book, text wider than
-a phone. Per chapter: the download button gives the very notebook. For the book: every page of the table of contents
-is there, and the search finds Danskin.
+Per page: TeX that MathJax rejects or never sees, a raw `$` or `\\(` in the text, broken pictures,
+console errors and uncaught exceptions, files that do not load, requests to the network, dead links
+inside the book, text wider than a phone. Per chapter: the download button gives the very notebook.
+For the book: every page of the table of contents is there, and the search finds Danskin.
 
-Chromium is driven over a pipe in its own DevTools protocol, so nothing but Chromium is needed: from the PATH, or
-from the variable CHROMIUM.
+Chromium is driven over a pipe in its own DevTools protocol, so nothing but Chromium is needed: from
+the PATH, or from the variable CHROMIUM.
 """
 
 import argparse
@@ -88,17 +90,29 @@ class Chromium:
     """One headless Chromium with one tab at a time, spoken to in the DevTools protocol over a pipe."""
 
     def __init__(self) -> None:
-        names = [os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
+        names = [
+            os.environ.get("CHROMIUM", ""),
+            "chromium",
+            "chromium-browser",
+            "google-chrome",
+            "google-chrome-stable",
+        ]
         program = next((path for path in map(shutil.which, filter(None, names)) if path), None)
         if program is None:
             sys.exit("check_pages.py: no Chromium here; install it, or set CHROMIUM to its path")
-        self.profile = tempfile.TemporaryDirectory(prefix="check-pages-", ignore_cleanup_errors=True)
+        self.profile = tempfile.TemporaryDirectory(
+            prefix="check-pages-", ignore_cleanup_errors=True
+        )
         theirs_in, ours_out = os.pipe()
         ours_in, theirs_out = os.pipe()
         # Chromium reads descriptor 3 and writes descriptor 4; move ours out of their way first.
-        theirs = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 20) for descriptor in (theirs_in, theirs_out)]
+        theirs = [
+            fcntl.fcntl(descriptor, fcntl.F_DUPFD, 20) for descriptor in (theirs_in, theirs_out)
+        ]
         os.close(theirs_in), os.close(theirs_out)
-        self.ours_in, self.ours_out = (fcntl.fcntl(d, fcntl.F_DUPFD_CLOEXEC, 20) for d in (ours_in, ours_out))
+        self.ours_in, self.ours_out = (
+            fcntl.fcntl(d, fcntl.F_DUPFD_CLOEXEC, 20) for d in (ours_in, ours_out)
+        )
         os.close(ours_in), os.close(ours_out)
         self.process = subprocess.Popen(
             [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
@@ -122,7 +136,9 @@ class Chromium:
         """The next message, or None if there is none in time."""
         deadline = time.monotonic() + seconds
         while b"\0" not in self.buffer:
-            ready, _, _ = select.select([self.ours_in], [], [], max(0.0, deadline - time.monotonic()))
+            ready, _, _ = select.select(
+                [self.ours_in], [], [], max(0.0, deadline - time.monotonic())
+            )
             if not ready:
                 return None
             chunk = os.read(self.ours_in, 1 << 20)
@@ -154,14 +170,22 @@ class Chromium:
 
     def evaluate(self, script: str) -> Any:
         """The value of a script in the page."""
-        answer = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        answer = self.call(
+            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
+        )
         if "exceptionDetails" in answer:
             raise RuntimeError(f"the check itself failed: {answer['exceptionDetails']}")
         return answer["result"].get("value")
 
     def show(self, width: int, dark: bool = False, height: int = 900) -> None:
         """The window's size and the reader's colour scheme."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 
@@ -171,7 +195,9 @@ class Chromium:
         self.target = self.call("Target.createTarget", url="about:blank")["targetId"]
         if old:
             self.call("Target.closeTarget", targetId=old)
-        self.session = self.call("Target.attachToTarget", targetId=self.target, flatten=True)["sessionId"]
+        self.session = self.call("Target.attachToTarget", targetId=self.target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
         self.show(width)
@@ -201,15 +227,21 @@ class Chromium:
                 if urlsplit(url).scheme not in LOCAL:
                     found.append(f"request to the network: {url}")
             elif method == "Network.loadingFailed" and not data.get("canceled"):
-                found.append(f"did not load ({data['errorText']}): {urls.get(data['requestId'], '?')}")
+                found.append(
+                    f"did not load ({data['errorText']}): {urls.get(data['requestId'], '?')}"
+                )
             elif method == "Runtime.exceptionThrown":
                 details = data["exceptionDetails"]
-                found.append(f"uncaught: {details.get('exception', {}).get('description', details['text'])[:200]}")
+                found.append(
+                    f"uncaught: {details.get('exception', {}).get('description', details['text'])[:200]}"
+                )
             elif method == "Runtime.consoleAPICalled" and data["type"] in ("error", "assert"):
                 text = " ".join(str(a.get("value", a.get("description", ""))) for a in data["args"])
                 found.append(f"console error: {text[:200]}")
             elif method == "Log.entryAdded" and data["entry"]["level"] == "error":
-                found.append(f"console error: {data['entry']['text'][:160]} {data['entry'].get('url', '')}")
+                found.append(
+                    f"console error: {data['entry']['text'][:160]} {data['entry'].get('url', '')}"
+                )
         return found
 
     def picture(self, target: Path, width: int, dark: bool) -> None:
@@ -218,8 +250,16 @@ class Chromium:
         time.sleep(0.3)
         height = int(self.evaluate("Math.ceil(document.documentElement.scrollHeight)"))
         for number, top in enumerate(range(0, height, PIECE), 1):
-            clip = {"x": 0, "y": top, "width": width, "height": min(PIECE, height - top), "scale": 1}
-            data = self.call("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)["data"]
+            clip = {
+                "x": 0,
+                "y": top,
+                "width": width,
+                "height": min(PIECE, height - top),
+                "scale": 1,
+            }
+            data = self.call(
+                "Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True
+            )["data"]
             target.with_stem(f"{target.stem}-{number}").write_bytes(base64.b64decode(data))
 
 
@@ -252,7 +292,9 @@ def files_of_toc(node: Any) -> list[str]:
     if not isinstance(node, dict):
         return []
     own = [node[key] for key in ("root", "file") if key in node]
-    return own + [name for key in ("parts", "chapters", "sections") for name in files_of_toc(node.get(key))]
+    return own + [
+        name for key in ("parts", "chapters", "sections") for name in files_of_toc(node.get(key))
+    ]
 
 
 def dead_links(page: Path, pages: dict[Path, Anchors]) -> list[str]:
@@ -265,7 +307,9 @@ def dead_links(page: Path, pages: dict[Path, Anchors]) -> list[str]:
         target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
         if not target.exists():
             found.append(f"dead link: {link}")
-        elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].ids:
+        elif (
+            parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].ids
+        ):
             found.append(f"dead anchor: {link}")
     return found
 
@@ -277,7 +321,9 @@ def wrong_download(page: Path, book: Path, root: Path, links: set[str]) -> list[
     if not source.exists():
         return []
     offered = [link for link in links if link.endswith(".ipynb") and not urlsplit(link).scheme]
-    if [(page.parent / unquote(link)).resolve() for link in offered] != [(book / "_sources" / name).resolve()]:
+    if [(page.parent / unquote(link)).resolve() for link in offered] != [
+        (book / "_sources" / name).resolve()
+    ]:
         return [f"the download button should give {name}, and the page offers {offered}"]
     if (book / "_sources" / name).read_bytes() != source.read_bytes():
         return [f"the notebook that is offered is not {name}"]
@@ -296,7 +342,11 @@ def take_pictures(browser: Chromium, stem: Path) -> None:
     """The page that is open, light and dark, wide and as on a phone."""
     for width in (WIDE, PHONE):
         for dark in (False, True):
-            browser.picture(stem.with_name(f"{stem.name}-{width}-{'dark' if dark else 'light'}.png"), width, dark)
+            browser.picture(
+                stem.with_name(f"{stem.name}-{width}-{'dark' if dark else 'light'}.png"),
+                width,
+                dark,
+            )
 
 
 def searched(browser: Chromium, book: Path, word: str) -> list[str]:
@@ -312,8 +362,12 @@ def searched(browser: Chromium, book: Path, word: str) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--root", type=Path, default=ROOT, help="the book's sources (default: this repository)")
-    parser.add_argument("--screenshots", type=Path, metavar="DIR", help="take full-page pictures into this folder")
+    parser.add_argument(
+        "--root", type=Path, default=ROOT, help="the book's sources (default: this repository)"
+    )
+    parser.add_argument(
+        "--screenshots", type=Path, metavar="DIR", help="take full-page pictures into this folder"
+    )
     parser.add_argument("--word", default="Danskin", help="what the search must find")
     arguments = parser.parse_args()
     root = arguments.root.resolve()
@@ -323,8 +377,13 @@ def main() -> None:
     wanted = [(book / f"{name}.html").resolve() for name in names]
     missing = [path for path in wanted if path not in paths]
     if not wanted or missing:
-        sys.exit(f"check_pages.py: build the book first; missing: {', '.join(map(str, missing)) or 'everything'}")
-    pages = {path: Anchors(path.read_text(encoding="utf-8")) for path in wanted + sorted(paths - set(wanted))}
+        sys.exit(
+            f"check_pages.py: build the book first; missing: {', '.join(map(str, missing)) or 'everything'}"
+        )
+    pages = {
+        path: Anchors(path.read_text(encoding="utf-8"))
+        for path in wanted + sorted(paths - set(wanted))
+    }
     if arguments.screenshots:
         arguments.screenshots.mkdir(parents=True, exist_ok=True)
 
@@ -333,7 +392,8 @@ def main() -> None:
     try:
         for number, page in enumerate(pages, 1):
             start, name = time.perf_counter(), page.relative_to(book)
-            # index.html only leads to the first page: its link is checked, and that page is opened itself
+            # index.html only leads to the first page: its link is checked, and that page is opened
+            # itself
             found = examined(browser, page) if pages[page].redirect is None else []
             if arguments.screenshots and page in wanted:
                 take_pictures(browser, arguments.screenshots / "-".join(name.with_suffix("").parts))
@@ -341,7 +401,10 @@ def main() -> None:
             found = list(dict.fromkeys(found))
             total += len(found)
             verdict = "fine" if not found else f"{len(found)} findings"
-            print(f"[{number}/{len(pages)}] {name}: {verdict}, {time.perf_counter() - start:.1f} s", flush=True)
+            print(
+                f"[{number}/{len(pages)}] {name}: {verdict}, {time.perf_counter() - start:.1f} s",
+                flush=True,
+            )
             for finding in found:
                 print(f"      {finding}", flush=True)
         found = searched(browser, book, arguments.word)

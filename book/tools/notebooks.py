@@ -1,11 +1,13 @@
-"""Execute the chapters: notebooks/NN_name.py (the source of truth) -> notebooks/NN_name.ipynb, with outputs.
+"""Execute the chapters: notebooks/NN_name.py (the source of truth) -> notebooks/NN_name.ipynb, with
+outputs.
 
-    python book/tools/notebooks.py              every chapter
-    python book/tools/notebooks.py 02 05        these chapters
-    python book/tools/notebooks.py --check 02   execute and compare with what is stored; write nothing
+    python book/tools/notebooks.py              every chapter python book/tools/notebooks.py 02 05
+    these chapters python book/tools/notebooks.py --check 02   execute and compare with what is
+    stored; write nothing
 
-The result depends on nothing but the source and what it computes: cell ids come from the file's name and the
-cell's place, no time is recorded, and the kernel's version is left out. A second run writes the same bytes.
+The result depends on nothing but the source and what it computes: cell ids come from the file's
+name and the cell's place, no time is recorded, and the kernel's version is left out. A second run
+writes the same bytes.
 """
 
 import argparse
@@ -35,13 +37,21 @@ def chapters(wanted: list[str]) -> list[Path]:
         return found
     for name in wanted:
         if not any(path.stem in (name, Path(name).stem) or path.stem[:2] == name for path in found):
-            sys.exit(f"notebooks.py: there is no chapter {name!r}; I see {', '.join(p.stem for p in found) or 'none'}")
-    return [p for p in found if any(p.stem in (name, Path(name).stem) or p.stem[:2] == name for name in wanted)]
+            sys.exit(
+                f"notebooks.py: there is no chapter {name!r}; I see {', '.join(p.stem for p in found) or 'none'}"
+            )
+    return [
+        p
+        for p in found
+        if any(p.stem in (name, Path(name).stem) or p.stem[:2] == name for name in wanted)
+    ]
 
 
 def set_repository(source: Path) -> None:
     """Copy repository.url of _config.yml into the chapter's Colab cell, if it is not there already."""
-    url = (yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8")).get("repository") or {}).get("url") or ""
+    url = (
+        yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8")).get("repository") or {}
+    ).get("url") or ""
     text = source.read_text(encoding="utf-8")
     updated = ADDRESS.sub(lambda _: f'REPOSITORY = "{url}"', text)
     if updated != text:
@@ -71,11 +81,17 @@ def executed(source: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("chapters", nargs="*", help="numbers or names, for example 02 05; none means all")
-    parser.add_argument("--check", action="store_true", help="compare with the stored notebooks, write nothing")
+    parser.add_argument(
+        "chapters", nargs="*", help="numbers or names, for example 02 05; none means all"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="compare with the stored notebooks, write nothing"
+    )
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
     os.environ.pop("MPLBACKEND", None)  # a kernel chooses its inline backend itself
 
     sources = chapters(arguments.chapters)
@@ -101,7 +117,13 @@ def main() -> None:
             part = target.with_suffix(".ipynb.part")
             part.write_text(text, encoding="utf-8")
             part.replace(target)
-        verdict = "unchanged" if same else "DIFFERS from the stored notebook" if arguments.check else "stored"
+        verdict = (
+            "unchanged"
+            if same
+            else "DIFFERS from the stored notebook"
+            if arguments.check
+            else "stored"
+        )
         print(f"{verdict}, {time.perf_counter() - start:.1f} s", flush=True)
     if bad:
         sys.exit(f"notebooks.py: {len(bad)} of {len(sources)} chapters failed: {', '.join(bad)}")

@@ -1,4 +1,6 @@
-"""Draw the README's picture, ``book/_static/descent.png``: the robust loss of counterexample 2 and its directions."""
+"""Draw the README's picture, ``book/_static/descent.png``: the robust loss of counterexample 2 and
+its directions.
+"""
 
 from pathlib import Path
 
@@ -23,15 +25,42 @@ def main() -> None:
     values = phi(u[0] * X + u[1] * Y, v[0] * X + v[1] * Y)
     fig, ax = plt.subplots(figsize=(6.4, 4.5))
     ax.contourf(X, Y, values, levels=[-2, 0, 2], colors=["#dcebf5", "#f4f4f4"])
-    ax.contour(X, Y, values, levels=np.arange(-1.6, 1.7, 0.1), colors="#bbbbbb", linewidths=0.8, linestyles="-")
+    ax.contour(
+        X,
+        Y,
+        values,
+        levels=np.arange(-1.6, 1.7, 0.1),
+        colors="#bbbbbb",
+        linewidths=0.8,
+        linestyles="-",
+    )
     ax.contour(X, Y, values, levels=[0], colors="black", linewidths=2)
     ax.annotate("φ as at θ", (0.53, -0.9), rotation=-65, ha="center", va="center")
     steepest = -(u + v) / np.linalg.norm(u + v)
-    arrows = [(-u, "PGD", "$-\\nabla g_1$: φ rises", (0.05, -0.13)), (-v, "PGD", "$-\\nabla g_2$: φ rises", (-0.05, -0.13))]
-    for tip, method, text, shift in [*arrows, (steepest, "DDi", "$-(\\nabla g_1 + \\nabla g_2)$: φ falls", (0, -0.12))]:
+    arrows = [
+        (-u, "PGD", "$-\\nabla g_1$: φ rises", (0.05, -0.13)),
+        (-v, "PGD", "$-\\nabla g_2$: φ rises", (-0.05, -0.13)),
+    ]
+    for tip, method, text, shift in [
+        *arrows,
+        (steepest, "DDi", "$-(\\nabla g_1 + \\nabla g_2)$: φ falls", (0, -0.12)),
+    ]:
         colour = plots.METHODS[method]["color"]
-        ax.annotate("", tip, (0, 0), arrowprops={"arrowstyle": "-|>", "lw": 3, "color": colour, "mutation_scale": 20})
-        ax.annotate(text, tip + np.array(shift), color=colour, ha="center", va="center", fontweight="bold", fontsize=12)
+        ax.annotate(
+            "",
+            tip,
+            (0, 0),
+            arrowprops={"arrowstyle": "-|>", "lw": 3, "color": colour, "mutation_scale": 20},
+        )
+        ax.annotate(
+            text,
+            tip + np.array(shift),
+            color=colour,
+            ha="center",
+            va="center",
+            fontweight="bold",
+            fontsize=12,
+        )
     ax.plot(0, 0, "ko", markersize=7)
     ax.annotate("θ", (0, 0), xytext=(0, 9), textcoords="offset points", ha="center", fontsize=14)
     ax.set(xlim=(-1.25, 1.25), ylim=(-1.25, 0.5), aspect="equal")

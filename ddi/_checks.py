@@ -37,8 +37,11 @@ def shown(value: Any) -> str:
         return f"a NumPy array of {value.dtype} and shape {value.shape}"
     if isinstance(value, nn.Module):
         return f"the module {type(value).__name__}"
+    if isinstance(value, (tuple, list)) and any(isinstance(v, (Tensor, np.ndarray)) for v in value):
+        first = ", ".join(shown(v) for v in value[:3])
+        return f"a {type(value).__name__} of {len(value)}: {first}"
     try:
-        text = _SHORT.repr(value)
+        text = " ".join(_SHORT.repr(value).split())
     except Exception:  # an integer of many thousand digits; an object that cannot show itself
         text = "a value"
     plain = isinstance(value, (str, int, float, np.generic, type(None), Collection, type))

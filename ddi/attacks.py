@@ -121,7 +121,7 @@ class Attack:
         :meth:`PGD.restarts`.
         """
         m, chunk = _sizes(m, chunk, part)
-        x, y = x[part], y[part]
+        x, y = _part(x, part), y[part]
         parts = list(zip(*(torch.split(t, chunk or len(x)) for t in (x, y)), strict=True))
         each = [torch.cat([self(model, a, b, generator) for a, b in parts]) for _ in range(m)]
         return torch.stack(each)
@@ -255,11 +255,9 @@ class PGD(Attack):
         passes = Precision.of(x.device, self.autocast)
         with passes.algebra():
             x, y = _usable(x), _usable(y)
-            if not len(x[part]):
-                refuse("part", f"a slice that holds one of the {len(x)} samples", part)
             every = x.repeat(m, *[1] * (x.ndim - 1))
             start = self._start(every, generator).view(m, *x.shape)[:, part].flatten(0, 1)
-            x, y = x[part], y[part]
+            x, y = _part(x, part), y[part]
             many, targets = x.repeat(m, *[1] * (x.ndim - 1)), y.repeat(m, *[1] * (y.ndim - 1))
             pieces = -(-len(many) // (chunk or len(many)))  # of one size, or nearly
             size = -(-len(many) // pieces)
@@ -357,6 +355,12 @@ def _better(values: Tensor, delta: Tensor, best: Tensor, kept: Tensor) -> tuple[
 def _sizes(m: Any, chunk: Any, part: Any) -> tuple[int, int | None]:
     instance("part", part, slice)
     return positive_int("m", m), None if chunk is None else positive_int("chunk", chunk)
+
+
+def _part(x: Tensor, part: slice) -> Tensor:
+    if not len(x[part]):
+        refuse("part", f"a slice that holds one of the {len(x)} samples", part)
+    return x[part]
 
 
 def _usable(tensor: Tensor) -> Tensor:

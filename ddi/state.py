@@ -55,7 +55,8 @@ def frozen(model: Model) -> Iterator[None]:
         return
     modes = [(m, m.training) for m in model.modules()]
     objects = [(m, dict(m._parameters)) for m in model.modules()]
-    flags = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    # (an inference tensor collects no gradient, and cannot be told to)
+    flags = [(p, p.requires_grad, p.grad) for p in model.parameters() if not p.is_inference()]
     moved = _Moved.of(model)
     try:
         model.eval()
@@ -69,8 +70,7 @@ def frozen(model: Model) -> Iterator[None]:
             module._parameters.clear()
             module._parameters.update(parameters)
         for p, requires, grad in flags:
-            if p.requires_grad != requires:  # (which an inference tensor cannot even be told)
-                p.requires_grad_(requires)
+            p.requires_grad_(requires)
             p.grad = grad
         moved.put_back()
 

@@ -261,7 +261,7 @@ def test_a_data_set_moves_as_a_whole():
         with pytest.raises(ValueError, match="dtype must be"):
             data.to(dtype=dtype)
     with pytest.raises(ValueError, match="x_test must be a non-empty"):
-        data.pair(0, 3).pair(0, 1) if False else small(y_test=torch.tensor([0, 0])).pair(1, 2)
+        small(y_test=torch.tensor([0, 0])).pair(1, 2)
 
 
 def test_the_hash_is_of_shapes_and_bytes():

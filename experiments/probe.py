@@ -308,7 +308,8 @@ def main() -> None:
                 ):
                     record.log(step=step, batch=b, **row, seconds=round(record.seconds, 1))
                 print(
-                    f"step {step}, batch {b}: mean cosine {row['cosine_mean']:.4f}, phi {row['phi']:.4f}",
+                    f"step {step}, batch {b}: mean cosine {row['cosine_mean']:.4f}, "
+                    f"phi {row['phi']:.4f}",
                     flush=True,
                 )
 

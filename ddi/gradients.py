@@ -8,8 +8,8 @@ dtype of the images.
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 
 import torch
@@ -60,7 +60,7 @@ class Passes:
     loss: Loss
     parameters: dict[str, nn.Parameter]
     classes: int
-    autocast: Callable[[], torch.autocast]
+    autocast: Callable[[], AbstractContextManager[object]]
 
     @property
     def sizes(self) -> list[int]:
@@ -151,7 +151,8 @@ class Passes:
         return losses.flatten()
 
     def along(self, images: Tensor, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-        """The losses, and their slopes ``<w, grad L_i>``, both ``(B,)``: one forward-mode pass.
+        """The losses, and their slopes ``<w, grad L_i>``, both ``(B,)``: one forward-mode pass,
+        without autocast, which has no forward mode for convolutions.
 
         Raises:
             ValueError: if the model has an operator without forward-mode derivative.
@@ -159,9 +160,11 @@ class Passes:
         parameters = self._detached()
         parts = zip(parameters.items(), torch.split(w, self.sizes), strict=True)
         tangent = {name: part.view_as(p).to(p) for (name, p), part in parts}
+        plain = replace(self, autocast=nullcontext)
         try:
             with _plain_kernels():
-                values, slopes = jvp(partial(self.losses, images, y), (parameters,), (tangent,))[:2]
+                both = jvp(partial(plain.losses, images, y), (parameters,), (tangent,))
+            values, slopes = both[:2]
             return values, slopes
         except torch.OutOfMemoryError:
             raise

@@ -11,22 +11,19 @@ model couples them: BatchNorm without running statistics (``track_running_stats=
 the batch is attacked as a whole, and the result depends on how it was cut.
 """
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ddi._checks import (
     answer,
     batch_of,
     finite,
     flag,
-    float_tensor,
     function,
-    instance,
     interval,
     labels,
     logits,
@@ -39,11 +36,10 @@ from ddi._checks import (
     refuse,
     store,
 )
+from ddi.adversary import ALL, Attack, as_attack, part_of, sizes
+from ddi.losses import OF_LOGITS, Loss, cross_entropy, margin_loss
 from ddi.state import Model, Precision, frozen
 from ddi.threat import Box, Projection, Threat, threat_model
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-ALL = slice(None)
 
 __all__ = [
     "FAST",
@@ -59,25 +55,6 @@ __all__ = [
 ]
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy in nats, one value a sample: ``log sum_j exp(z_j) - z_y``; shapes ``(B, C),
-    (B,) -> (B,)``.
-    """
-    return nn.functional.cross_entropy(logits, labels, reduction="none")
-
-
-def margin_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Margin ``max_{j != y} z_j - z_y``, one value a sample; positive exactly where the model is
-    fooled.
-    """
-    true = labels[:, None] == torch.arange(logits.shape[1], device=labels.device)
-    other = logits.masked_fill(true, -torch.inf).amax(1)
-    return other - logits.gather(1, labels[:, None]).squeeze(1)
-
-
-OF_LOGITS = (cross_entropy, margin_loss)
-
-
 def inverse_time(start: int = 8) -> Callable[[int], float]:
     """Step schedule ``1 / max(1, step - start + 1)``, steps counted from 1 (the paper's "PGD-70 -
     1/t", section 5.3).
@@ -89,42 +66,6 @@ def inverse_time(start: int = 8) -> Callable[[int], float]:
 
     schedule.__name__ = f"inverse_time({start})"
     return schedule
-
-
-class Attack:
-    """What rules, evaluation and trainer call. A subclass defines ``__call__``, and has restarts
-    from it.
-    """
-
-    @property
-    def passes(self) -> int:
-        """Forward-and-backward passes of the batch that one call takes; 0 where that is unknown."""
-        return 0
-
-    def __call__(
-        self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Perturbations of ``x``, of its shape and dtype, detached and finite."""
-        raise NotImplementedError
-
-    def restarts(
-        self,
-        model: Model,
-        x: Tensor,
-        y: Tensor,
-        m: int,
-        generator: torch.Generator | None = None,
-        chunk: int | None = None,
-        part: slice = ALL,
-    ) -> Tensor:
-        """``m`` calls on ``x[part]``, ``(m, *x[part].shape)``; arguments as for
-        :meth:`PGD.restarts`.
-        """
-        m, chunk = _sizes(m, chunk, part)
-        x, y = _part(x, part), y[part]
-        parts = list(zip(*(torch.split(t, chunk or len(x)) for t in (x, y)), strict=True))
-        each = [torch.cat([self(model, a, b, generator) for a, b in parts]) for _ in range(m)]
-        return torch.stack(each)
 
 
 @dataclass(frozen=True)
@@ -236,7 +177,7 @@ class PGD(Attack):
         Returns:
             Tensor of shape ``(m, *x[part].shape)``.
         """
-        m, chunk = _sizes(m, chunk, part)
+        m, chunk = sizes(m, chunk, part)
         if chunk is None and isinstance(x, Tensor) and not x.is_cuda:
             chunk = max(1, 96 * 3072 // max(1, x[:1].numel()))
         return self._attack(model, x, y, m, generator, chunk, part)
@@ -257,7 +198,7 @@ class PGD(Attack):
             x, y = _usable(x), _usable(y)
             every = x.repeat(m, *[1] * (x.ndim - 1))
             start = self._start(every, generator).view(m, *x.shape)[:, part].flatten(0, 1)
-            x, y = _part(x, part), y[part]
+            x, y = part_of(x, part), y[part]
             many, targets = x.repeat(m, *[1] * (x.ndim - 1)), y.repeat(m, *[1] * (y.ndim - 1))
             pieces = -(-len(many) // (chunk or len(many)))  # of one size, or nearly
             size = -(-len(many) // pieces)
@@ -352,17 +293,6 @@ def _better(values: Tensor, delta: Tensor, best: Tensor, kept: Tensor) -> tuple[
     )
 
 
-def _sizes(m: Any, chunk: Any, part: Any) -> tuple[int, int | None]:
-    instance("part", part, slice)
-    return positive_int("m", m), None if chunk is None else positive_int("chunk", chunk)
-
-
-def _part(x: Tensor, part: slice) -> Tensor:
-    if not len(x[part]):
-        refuse("part", f"a slice that holds one of the {len(x)} samples", part)
-    return x[part]
-
-
 def _usable(tensor: Tensor) -> Tensor:
     """Without its graph; a tensor made under ``inference_mode`` as a copy that autograd knows."""
     tensor = tensor.detach()
@@ -418,54 +348,3 @@ class FAST(PGD):
     random_start: bool = field(default=True, kw_only=True)
     keep: str = field(default="last", init=False)
     schedule: None = field(default=None, init=False)
-
-
-def as_attack(thing: Attack | Callable[..., Tensor]) -> Attack:
-    """The attack behind ``thing``: itself, or a callable ``(model, x, y) -> delta`` as an attack.
-
-    A callable that has an argument named ``generator`` is given it. It is called on copies of the
-    images and labels, with the model in eval mode and left as found; what it returns is checked.
-    It returns perturbations: a function that returns images (as those of torchattacks do) needs
-    ``- x`` behind it.
-
-    Raises:
-        ValueError: if ``thing`` cannot be called, or (when it is called) if it does not return a
-            floating-point tensor of the images' shape.
-        FloatingPointError: if what it returns is not finite.
-    """
-    return thing if isinstance(thing, Attack) else _Function(function("attack", thing))
-
-
-@dataclass(frozen=True)
-class _Function(Attack):
-    run: Callable[..., Any]
-
-    def __call__(
-        self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
-        network("model", model)
-        float_tensor("x", x, 2)
-        one_device(x=x, y=batch_of("y", y, len(x)))
-        random_source("generator", generator, x.device)
-        takes = {"generator": generator} if _takes_generator(self.run) else {}
-        with frozen(model):
-            delta = self.run(model, x.detach().clone(), y.detach().clone(), **takes)
-        name = "what the attack returns"
-        float_tensor(name, delta, shape=tuple(x.shape), all_finite=False)
-        one_device(x=x, delta=delta)
-        if not delta.isfinite().all():
-            raise FloatingPointError(f"{name} must be finite, got NaN or infinite entries")
-        return delta.detach().to(x.dtype)
-
-
-def _takes_generator(function: Callable[..., Any]) -> bool:
-    try:
-        return "generator" in inspect.signature(function).parameters
-    except (TypeError, ValueError):  # one that is written in C and does not say
-        return False
-
-
-# What rooms that are still to move to ddi._checks import from here.
-def check_labels(y: Tensor, batch: int) -> None:
-    """:func:`ddi._checks.batch_of`, as it was called."""
-    batch_of("labels", y, batch)

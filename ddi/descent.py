@@ -16,15 +16,15 @@ the batch at its ``j``-th perturbation, and ``M`` has the columns ``g_1 ... g_m`
 - ``bundle``: ``M a`` for the dual of the bundle step of length ``t``: the losses weigh in, and
   nothing is normalised.
 
-A new rule is a function in ``COMBINE``, from the Gram matrix and the losses to weights.
+A new rule is a function in ``ddi.combine.COMBINE``, from the Gram matrix and the losses to
+weights.
 
 Under ``torchrun`` every process calls the rule with the same batch and an equal generator, does its
 share of the samples, and gets the update of the whole batch: the gradients are summed over the
 processes before the Gram matrix.
 """
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
@@ -32,8 +32,10 @@ import torch
 from torch import Tensor, nn
 
 from ddi import _checks
-from ddi.attacks import Attack, Loss, Model, cross_entropy
+from ddi.adversary import AttackLike, as_attack
+from ddi.combine import COMBINE, RULES, Problem, cosines, least_norm, weigh
 from ddi.gradients import Passes, passes
+from ddi.losses import Loss, cross_entropy
 from ddi.parallel import share, total, world
 from ddi.product import (
     METHODS,
@@ -44,12 +46,9 @@ from ddi.product import (
     frank_wolfe,
     product_rows,
 )
-from ddi.solver import bundle, min_norm_product
 from ddi.state import frozen, once, trainable
 
 __all__ = ["RULES", "Rule", "Step", "applicable", "assign_gradient", "descent_rule"]
-
-AttackLike = Attack | Callable[[Model, Tensor, Tensor], Tensor]
 
 CHUNKS = 8  # of a batch, if not given: memory for 8 m gradients, whatever the batch
 
@@ -72,60 +71,6 @@ class Step:
     gradient: Tensor
     loss: float
     diagnostics: dict[str, Any] = field(default_factory=dict)
-
-
-# --------------------------------------------------------------------------------------------------
-# What combines the gradients: from their Gram matrix and losses to weights and their gap (NaN where
-# nothing is solved). All is on the CPU and in float64.
-
-
-@dataclass(frozen=True)
-class Problem:
-    """``n`` gradients: their Gram matrix ``(n, n)``, the parts ``values`` of the mean loss that
-    they are the gradients of, ``(n,)``, which of them choose together, ``groups`` ``(n,)``, and the
-    rule's step length ``t``.
-    """
-
-    gram: Tensor
-    values: Tensor
-    groups: Tensor
-    t: float | None
-
-
-Weights = tuple[Tensor, float]
-
-
-def _even(problem: Problem) -> Weights:
-    return torch.full_like(problem.values, 1 / len(problem.values)), math.nan
-
-
-def _shortest(problem: Problem) -> Weights:
-    least = problem.gram.diagonal().argmin()
-    return torch.zeros_like(problem.values).index_fill(0, least, 1.0), math.nan
-
-
-def _least_norm(problem: Problem) -> Weights:
-    point = min_norm_product(problem.gram, problem.groups)
-    return point.weights, float(point.gap)
-
-
-def _bundle(problem: Problem) -> Weights:
-    assert problem.t is not None  # a bundle rule without is refused
-    point = bundle(problem.gram, problem.values, problem.t, problem.groups)
-    return point.weights, float(point.gap)
-
-
-COMBINE: dict[str, Callable[[Problem], Weights]] = {
-    "single": _even,  # of one
-    "mean": _even,
-    "max": _even,  # of one
-    "min": _shortest,
-    "ddi": _least_norm,
-    "comb": _least_norm,
-    "product": _least_norm,
-    "bundle": _bundle,
-}
-RULES = tuple(COMBINE)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -322,8 +267,9 @@ class Rule:
         """The perturbations whose gradients are taken, ``(m, *x[part].shape)``; one for ``single``
         and ``max``.
         """
-        with through.autocast():
-            deltas = _restarts(attack, through.model, x, y, self.attacks, generator, part)
+        with through.precision.passes():
+            attack = as_attack(attack)
+            deltas = attack.restarts(through.model, x, y, self.attacks, generator, part=part)
         if self.name == "max":
             with torch.no_grad(), frozen(through.model):
                 losses = torch.stack([through.losses(x[part] + d, y[part]) for d in deltas])
@@ -352,14 +298,14 @@ class Rule:
         problem = Problem(finite_gram(rows), values.cpu().flatten(), groups, self.t)
         weights, gap = COMBINE[self.name](problem)
         gradient = weights.to(rows) @ rows
-        if COMBINE[self.name] is _least_norm:
+        if COMBINE[self.name] is least_norm:
             longest = problem.gram.diagonal().sqrt().view(m, parts).amax(0)
             if gradient.norm() <= 1e-7 * longest.sum():  # 0 is in the hull: nothing descends
                 gradient = torch.zeros_like(gradient)
         if self.per_sample:
-            more = _weigh(weights.view(m, parts)[:, part], gap)
+            more = weigh(weights.view(m, parts)[:, part], gap)
         else:
-            more = _weigh(weights, gap) | _cosines(problem)
+            more = weigh(weights, gap) | cosines(problem)
         return Step(gradient, loss, {"parameters": d, "norm": float(gradient.norm())} | more)
 
     def _parts(
@@ -379,7 +325,7 @@ class Rule:
         point = frank_wolfe(through, x, y, deltas, 1e-6, self.max_iter, certify=False)
         more = {"parameters": len(point.vector), "norm": float(point.vector.norm())}
         return Step(
-            point.vector, float(point.losses.mean()), more | _weigh(point.weights, point.gap)
+            point.vector, float(point.losses.mean()), more | weigh(point.weights, point.gap)
         )
 
 
@@ -415,26 +361,6 @@ def assign_gradient(model: nn.Module, flat: Tensor) -> None:
 # --------------------------------------------------------------------------------------------------
 
 
-def _restarts(
-    attack: AttackLike,
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    count: int,
-    generator: torch.Generator | None,
-    part: slice,
-) -> Tensor:
-    """``count`` perturbations of each sample of the part."""
-    if isinstance(attack, Attack):
-        return attack.restarts(model, x, y, count, generator, part=part)
-    _checks.function("attack", attack)
-    x, y = x[part], y[part]
-    found = [attack(model, x, y) for _ in range(count)]
-    for delta in found:
-        _checks.float_tensor("the attack's result", delta, 0, tuple(x.shape), all_finite=False)
-    return torch.stack(found).detach().to(x)
-
-
 def _columns(through: Passes, x: Tensor, y: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients ``(m, 1, d)`` and values ``(m, 1)`` of the mean loss, each batch by itself, in the
     model's own mode.
@@ -452,22 +378,5 @@ def _columns(through: Passes, x: Tensor, y: Tensor, deltas: Tensor) -> tuple[Ten
 def _move(through: Passes, images: Tensor) -> None:
     """One forward pass in the model's own mode, for what that moves; nothing in eval mode."""
     if any(module.training for module in through.model.modules()):
-        with torch.no_grad(), through.autocast():
+        with torch.no_grad(), through.precision.passes():
             through.model(images)
-
-
-def _cosines(problem: Problem) -> dict[str, float]:
-    """Cosines and negative pairs of the columns."""
-    gram = problem.gram
-    i, j = torch.triu_indices(len(gram), len(gram), 1)
-    norms = gram.diagonal().sqrt()
-    scale = norms[i] * norms[j]
-    cosines = torch.where(scale > 0, gram[i, j] / torch.where(scale > 0, scale, 1.0), 0.0)
-    least, negative = float(cosines.min()), float((gram[i, j] < 0).sum())
-    return {"cosine_mean": float(cosines.mean()), "cosine_min": least, "negative_pairs": negative}
-
-
-def _weigh(weights: Tensor, gap: float) -> dict[str, Any]:
-    """Weights ``(m,)`` or ``(m, k)``, their entropy (the mean over samples), and the gap."""
-    entropy = float(torch.special.entr(weights.double()).sum(0).mean())  # (m,) is one sample
-    return {"weights": weights, "entropy": entropy, "gap": gap}

@@ -7,8 +7,8 @@ dtype of the images.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 
@@ -18,8 +18,8 @@ from torch.func import grad, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ddi import _checks
-from ddi.attacks import Loss
-from ddi.state import call, eager, trainable
+from ddi.losses import Loss
+from ddi.state import Precision, call, eager, trainable
 
 __all__ = ["Passes", "passes"]
 
@@ -39,12 +39,9 @@ def passes(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Iterator["Pass
     _checks.function("loss", loss)
     if torch.is_inference_mode_enabled():
         raise RuntimeError("gradients cannot be taken in torch.inference_mode: use torch.no_grad")
-    where = x.device.type
-    dtype, on = torch.get_autocast_dtype(where), torch.is_autocast_enabled(where)
-    # without the cache: a weight that was cast in a pass without a graph has none in the next
-    found = partial(torch.autocast, where, dtype=dtype, enabled=on, cache_enabled=False)
-    with torch.autocast(where, dtype=dtype, enabled=False):
-        yield Passes(model, loss, trainable(eager(model)), int(y.max()) + 1, found)
+    precision = Precision.of(x.device)
+    with precision.algebra():
+        yield Passes(model, loss, trainable(eager(model)), int(y.max()) + 1, precision)
 
 
 @dataclass(frozen=True)
@@ -53,14 +50,14 @@ class Passes:
 
     Attributes:
         model, loss: as given. parameters: the trainable ones. classes: least number of them.
-        autocast: makes that of the caller.
+        precision: that of the caller.
     """
 
     model: nn.Module
     loss: Loss
     parameters: dict[str, nn.Parameter]
     classes: int
-    autocast: Callable[[], AbstractContextManager[object]]
+    precision: Precision
 
     @property
     def sizes(self) -> list[int]:
@@ -81,12 +78,8 @@ class Passes:
         self, images: Tensor, y: Tensor, parameters: Mapping[str, Tensor] | None = None
     ) -> Tensor:
         """One value a sample, ``(B,)``; with other tensors in place of the parameters, eagerly."""
-        with self.autocast():
-            if parameters is None:
-                out = self.model(images)
-            else:
-                out = call(eager(self.model), parameters, images)
-        logits = _checks.logits(out, len(images)).to(images.dtype)
+        run = self.model if parameters is None else partial(call, eager(self.model), parameters)
+        logits = _checks.logits(self.precision.forward(run, images), len(images))
         if logits.shape[1] < self.classes:
             top, classes = self.classes - 1, logits.shape[1]
             raise ValueError(f"y must be class labels from 0 to {classes - 1}, got {top}")
@@ -103,11 +96,10 @@ class Passes:
         """Write the gradient of ``1/k`` times the sum of the losses into ``out``; return these."""
         # inside frozen this is undone on leaving; outside they have it already
         parameters = [p.requires_grad_() for p in self.parameters.values()]
-        with torch.enable_grad():
-            losses = self.losses(images, y)
-            if not losses.requires_grad:
-                raise ValueError("loss must depend on a trainable parameter of model, got none")
-            total = losses.sum() / k
+        losses = self.losses(images, y)
+        if not losses.requires_grad:
+            raise ValueError("loss must depend on a trainable parameter of model, got none")
+        total = losses.sum() / k
         each = torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
         for piece, one in zip(torch.split(out, self.sizes), each, strict=True):
             piece.view_as(one).copy_(one)
@@ -160,7 +152,7 @@ class Passes:
         parameters = self._detached()
         parts = zip(parameters.items(), torch.split(w, self.sizes), strict=True)
         tangent = {name: part.view_as(p).to(p) for (name, p), part in parts}
-        plain = replace(self, autocast=nullcontext)
+        plain = replace(self, precision=replace(self.precision, low=False))
         try:
             with _plain_kernels():
                 both = jvp(partial(plain.losses, images, y), (parameters,), (tangent,))

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from ddi import _checks
-from ddi.attacks import Loss, cross_entropy
 from ddi.danskin import products
 from ddi.gradients import Passes, passes
+from ddi.losses import Loss, cross_entropy
 from ddi.parallel import gather, rank, total, world
 from ddi.solver import min_norm_product
 from ddi.state import frozen

@@ -8,7 +8,7 @@ earlier still works.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,11 +157,15 @@ class Precision:
         ):
             yield
 
+    def passes(self) -> AbstractContextManager[object]:
+        """The autocast of the passes. Without its cache: a weight that was cast in a pass without
+        a graph has none in the next.
+        """
+        return torch.autocast(self.device, self.dtype, enabled=self.low, cache_enabled=False)
+
     def forward(self, run: Callable[[Tensor], Any], images: Tensor) -> Any:
         """``run(images)``, a tensor among what it may return in the dtype of ``images``."""
-        if not self.low:
-            return run(images)
-        with torch.autocast(self.device, self.dtype):
+        with self.passes():
             output = run(images)
         return output.to(images.dtype) if isinstance(output, Tensor) else output
 

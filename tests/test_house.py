@@ -156,10 +156,10 @@ def test_requirements_agree_with_the_package(project):
 def test_constraints_name_every_direct_requirement():
     names = re.compile(r"^([A-Za-z0-9_.-]+)", re.MULTILINE)
     wanted = names.findall((ROOT / "requirements.txt").read_text(encoding="utf-8"))
-    wanted = {name.lower() for name in wanted if not name.startswith("-")}
+    wanted = {name.lower().replace("_", "-") for name in wanted if not name.startswith("-")}
     locked = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     fixed = dict(re.findall(r"^([A-Za-z0-9_.-]+)==([0-9][\w.]*)$", locked, re.MULTILINE))
-    missing = wanted - {name.lower() for name in fixed}
+    missing = wanted - {name.lower().replace("_", "-") for name in fixed}
     assert wanted and not missing, f"constraints.txt lacks {missing}"
 
 

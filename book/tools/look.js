@@ -86,7 +86,7 @@
   // On paper: dark words on a white ground, and no side bars.
   const paper = () => {
     const dark = rgb => (rgb.match(/[\d.]+/g) ?? []).slice(0, 3).every(value => value < 110);
-    const words = getComputedStyle(document.querySelector('article p, article h1')).color;
+    const words = getComputedStyle(document.querySelector('article p, article h1') ?? document.body).color;
     const bars = [...document.querySelectorAll('.bd-sidebar-primary, .bd-sidebar-secondary')].filter(shown);
     return [...(dark(words) ? [] : ['words in ' + words]), ...bars.map(bar => 'side bar: ' + name(bar))];
   };

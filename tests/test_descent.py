@@ -578,7 +578,7 @@ def test_what_cannot_be_used_is_refused_in_words(name, options):
         ({"x": x.numpy()}, "x must"),
         ({"model": nn.Sequential(nn.Flatten())}, "model must have a trainable"),
         ({"model": lambda x: x}, "model must"),
-        ({"attack": lambda m, x, y: x[:1]}, "the attack's result must"),
+        ({"attack": lambda m, x, y: x[:1]}, "what the attack returns must"),
         ({"attack": 3}, "attack must"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -66,13 +66,14 @@ def run(
                 epochs = f"{one.rule.name}, {one.setting.epochs} epochs on {data.name} ({place})"
                 _say(f"{one.experiment}/{one.name}: {epochs}")
             return 0
-        status = 0
+        through = []
         for one in runs:
             at.append(one)
-            status |= _one_run(one, data, out, checkpoint_every, tensorboard, quiet)
+            if _one_run(one, data, out, checkpoint_every, tensorboard, quiet):
+                through.append(one.name)
         if parallel.rank() == 0:
-            _draw(runs, Path(out).expanduser() / runs[0].experiment)
-        return status
+            _draw(through, Path(out).expanduser() / runs[0].experiment)
+        return int(len(through) < len(runs))
     except (KeyboardInterrupt, Terminated) as stop:
         _say(_where_it_stopped(at[-1].folder(out) if at else None), error=True)
         return 143 if isinstance(stop, Terminated) else 130
@@ -80,22 +81,22 @@ def run(
 
 def _one_run(
     one: Run, data: Dataset, out: str, every: int | None, tensorboard: bool, quiet: bool
-) -> int:
-    """Train one run; what stops only it is told, and the others go on."""
+) -> bool:
+    """Train one run; what stops only it is told (``False``), and the others go on."""
     folder = one.folder(out)
     try:
         one.train(data, out, every, not quiet, tensorboard)
     except AlreadyComplete:
         _say(f"{folder}: complete, kept")
-        return 0
+        return True
     except FloatingPointError as error:  # a finding, and no reason to drop the other arms
         _say(f"{folder}: {error}; incomplete", error=True)
-        return 1
+        return False
     except (FileExistsError, ValueError) as error:
         _say(f"ddi: {error}", error=True)
-        return 1
+        return False
     _say(f"{folder}: {_numbers(read_record(folder))}" if parallel.rank() == 0 else "")
-    return 0
+    return True
 
 
 def _check_runs(runs: Sequence[Run], data: Dataset, out: Path) -> None:
@@ -135,12 +136,11 @@ def _where_it_stopped(folder: Path | None) -> str:
     )
 
 
-def _draw(runs: Sequence[Run], folder: Path) -> None:
+def _draw(names: Sequence[str], folder: Path) -> None:
     """Curves of all records of the experiment, and a summary of the runs of this command."""
     records = [record for record in read_records(folder) if "robust" in record.metrics]
     if not records:
         return
-    names = {one.name for one in runs}
     done = [record for record in records if record.complete and record.name in names]
     _say("\n".join(summary(done)))
     plots.save_curves(records, folder / "curves.png")
@@ -169,9 +169,10 @@ def summary(records: Sequence[Record]) -> list[str]:
     ]
     for arm in order:
         seeds, passes = len(last[arm]), last[arm][0]["passes"]
+        error = f"± {spread[arm]:.4f}" if seeds > 1 else " " * 8
+        plural = "s" if seeds > 1 else ""
         lines.append(
-            f"  {arm:20} {mean[arm]:.4f} ± {spread[arm]:.4f}   {passes:>9.0f} passes, "
-            f"{seeds} seed{'s' if seeds > 1 else ''}"
+            f"  {arm:20} {mean[arm]:.4f} {error} {passes:>9.0f} passes, {seeds} seed{plural}"
         )
     if len(order) > 1:
         lines.append(_lead(order[0], order[1], mean, spread, last))

@@ -61,7 +61,7 @@ def as_table(thing: Any) -> dict[str, Any]:
     if not is_dataclass(thing) or isinstance(thing, type):
         return {"callable": named(thing)}
     table: dict[str, Any] = {"kind": type(thing).__name__} if isinstance(thing, Attack) else {}
-    for field in fields(thing):
+    for field in (field for field in fields(thing) if field.init):
         value = getattr(thing, field.name)
         if value is not None or field.default is not None:
             table[field.name] = NONE if value is None else _plain(value)
@@ -105,7 +105,10 @@ def differences(
     if only_common:
         keys = [key for key in keys if key in there and key in here]
     words = [
-        f"{key} is {_short(there.get(key))} there and {_short(here.get(key))} here" for key in keys
+        "the network is another one"
+        if key == "network"
+        else f"{key} is {_short(there.get(key))} there and {_short(here.get(key))} here"
+        for key in keys
     ]
     more = f", and {len(words) - 8} more" if len(words) > 8 else ""
     return "; ".join(words[:8]) + more

@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Any
 
 from ddi import _checks as check
-from ddi.attacks import PGD, Attack
+from ddi.attacks import PGD
 from ddi.data import Dataset
 from ddi.descent import AttackLike, Rule
 from ddi.parallel import share
@@ -118,12 +118,14 @@ def default_evaluation(attack: AttackLike) -> PGD:
     Raises:
         ValueError: if the attack is a plain callable, whose set is not known.
     """
-    if not isinstance(attack, Attack):
+    own: Any = attack
+    try:
+        return PGD(own.eps, own.eps / 4, 20, norm=own.norm, box=own.box)
+    except AttributeError:
         raise ValueError(
             "evaluation must be given where the attack is a callable of one's own, whose set of "
-            "perturbations is not known"
-        )
-    return PGD(attack.eps, attack.eps / 4, 20, norm=attack.norm, box=attack.box)
+            "perturbations (eps, norm, box) is not known"
+        ) from None
 
 
 def check_plan(setting: Setting, plan: Sequence[Phase], data: Dataset) -> None:

@@ -120,12 +120,12 @@ def default_attack(attack: Attack, table: dict[str, Any]) -> dict[str, Any]:
     given = {"kind": "PGD"} | table
     usual = default_evaluation(attack)
     eps = given.get("eps", usual.eps)
-    kind = ATTACKS.get(str(given["kind"]), attacks.PGD)
-    names = ["eps", "norm", "box"] + (["steps"] if issubclass(kind, attacks.PGD) else [])
-    open_ = {name: getattr(usual, name) for name in names}
-    if issubclass(kind, attacks.PGD):
-        open_["alpha"] = _number("evaluation.eps", eps) / 4
-    return open_ | given
+    known("evaluation.kind", [str(given["kind"])], ATTACKS)
+    kind = ATTACKS[str(given["kind"])]
+    usual_ = {"eps": usual.eps, "norm": usual.norm, "box": usual.box}
+    if any(field.name == "steps" and field.init for field in fields(kind)):
+        usual_ |= {"steps": 20, "alpha": _number("evaluation.eps", eps) / 4}
+    return {key: NONE if value is None else value for key, value in usual_.items()} | given
 
 
 def model_of(spec: dict[str, Any], data: Dataset | None = None) -> nn.Module:

@@ -279,7 +279,7 @@ class _Training:
         for key, value in ({"train_loss": step.loss} | step.diagnostics).items():
             if key in MEANS:
                 at.sums[key] = at.sums.get(key, 0.0) + value
-        at.passes += rule.passes(attack.steps) if isinstance(attack, Attack) else math.nan
+        at.passes += _passes(rule, attack)
         at.step += 1
 
     def evaluate(self, rule: Rule) -> None:
@@ -349,6 +349,15 @@ class _Training:
             return True  # another mistake
         largest = max(float(g.double().norm()) for g in gradients if g is not None)
         return math.isfinite(float(value)) and largest < 1e18
+
+
+def _passes(rule: Rule, attack: AttackLike) -> float:
+    """Passes of a step; NaN for an attack that does not say how many it takes."""
+    own: Any = attack
+    try:
+        return rule.passes(own.steps)
+    except AttributeError:
+        return math.nan
 
 
 def _called(attack: AttackLike) -> Any:

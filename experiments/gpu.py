@@ -34,9 +34,7 @@ def plan(
     """Name and command of every step, in order."""
     out = ["--out", str(work / "results")]
     bench = [
-        "-m",
-        "ddi",
-        "bench",
+        str(ROOT / "benchmarks" / "run.py"),
         "--out",
         str(work / "benchmarks" / ("tiny.json" if tiny else "cuda-ResNet18.json")),
     ]

@@ -56,10 +56,13 @@ def run(
 ) -> int:
     """Train all runs that are not complete yet; says where it stopped if it is stopped."""
     at: list[Run] = []
+    threads = torch.get_num_threads()
     try:
         launched = torch.distributed.is_torchelastic_launched()
         place = parallel.start() if launched else device_named(device)
         data = load_data(runs[0].data).to(place)
+        if place.type == "cpu" and data.x_train[0].numel() < 1024:
+            torch.set_num_threads(1)  # on small images threads wait longer than they compute
         _check_runs(runs, data, Path(out).expanduser())
         if dry_run:
             for one in runs:
@@ -77,6 +80,8 @@ def run(
     except (KeyboardInterrupt, Terminated) as stop:
         _say(_where_it_stopped(at[-1].folder(out) if at else None), error=True)
         return 143 if isinstance(stop, Terminated) else 130
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _one_run(

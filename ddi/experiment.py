@@ -182,10 +182,14 @@ def read_experiment(
     base = {key: file[key] for key in TABLES if key in file}
     found = file.get("arms") or {file.get("arm", "run"): {}}
     each_seed = _seeds(file, base)
-    points = math.prod(map(len, file.get("grid", {}).values())) * len(found) * len(each_seed)
+    grid = file.get("grid", {})
+    for key, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise ValueError(f"{path.name}: grid.{key} must be a list of values, got {values!r}")
+    points = math.prod(map(len, grid.values())) * len(found) * len(each_seed)
     if points > MOST:
         raise ValueError(f"{path.name}: arms, grid and seeds make {points} runs, at most {MOST}")
-    variants = list(_variants(path.name, found, file.get("grid", {})))
+    variants = list(_variants(path.name, found, grid))
     chosen = list(arms) or list(found)
     known("--arms", chosen, [name for variant in variants for name in variant[:2]])
     experiment, data = file.get("experiment", path.stem), file.get("data", "cifar10")
@@ -258,9 +262,6 @@ def _variants(
     """Each arm at each point of the grid: its name, that with the point, its tables, and the point
     as changes.
     """
-    for key, values in grid.items():
-        if not isinstance(values, list) or not values:
-            raise ValueError(f"{where}: grid.{key} must be a list of values, got {values!r}")
     for name, tables in arms.items():
         if not isinstance(tables, dict):
             raise ValueError(f"{where}: arms.{name} must be a table, got {tables!r}")

@@ -4,7 +4,6 @@ batch.
 
 import importlib.util
 import json
-import os
 import re
 import runpy
 import shlex
@@ -12,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +59,10 @@ steps = 2
 rule = { name = "ddi", m = 2 }
 [arms.later]
 attack = { kind = "FAST" }
-phases = [{ start = 0.5, attack = { kind = "PGD", schedule = "inverse_time(3)" }, rule = { name = "bundle", m = 3 } }]
+[[arms.later.phases]]
+start = 0.5
+attack = { kind = "PGD", schedule = "inverse_time(3)" }
+rule = { name = "bundle", m = 3 }
 """
 
 
@@ -506,7 +507,8 @@ def test_counts_are_from_1_on(words, capsys):
 def test_options_reach_train(tiny, tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr(
-        "ddi.experiment.train", lambda *plan: seen.update(zip("every bar board".split(), plan[-3:]))
+        "ddi.experiment.train",
+        lambda *plan: seen.update(zip("every bar board".split(), plan[-3:], strict=True)),
     )
     monkeypatch.setattr("ddi.commands.read_record", lambda folder: None)
     monkeypatch.setattr("ddi.commands._numbers", str)
@@ -791,77 +793,3 @@ def test_tensorboard_is_asked_for_by_name_if_missing(tmp_path, monkeypatch):
             tensorboard=True,
         )
     assert not (tmp_path / "run").exists()
-
-
-# ------------------------------------------------------------------------------------------------ s
-
-RULES = {
-    "single": {}, "max": {"m": 3}, "mean": {"m": 3}, "ddi": {"m": 3}, "comb": {"m": 4},
-    "ddi-decay": {"m": 3, "weight_decay": 0.1},
-    "product-gram": {"m": 2}, "product-chunks": {"m": 2, "method": "chunks", "chunks": 3},
-    "product-free": {"m": 2, "method": "matrix-free", "max_iter": 3}, "product-decay": {"m": 2, "weight_decay": 0.1},
-    "bundle": {"m": 3, "t": 0.5}, "bundle-each": {"m": 2, "t": 0.5, "joint": False},
-}  # fmt: skip
-PROGRAM = """
-import sys
-from dataclasses import replace
-import torch
-from ddi import MLP, PGD, Setting, descent_rule, digits, parallel, train
-
-def gradients(rules):
-    data, found = digits().to(dtype=torch.float64), {}
-    torch.manual_seed(0)
-    model = MLP(hidden=(8,)).double()
-    for name, options in rules.items():
-        rule = descent_rule(name.split("-")[0], **options)
-        draw = torch.Generator().manual_seed(1)
-        found[name] = rule(model, data.x_train[:20], data.y_train[:20], PGD(0.2, 0.1, 2), draw).gradient
-    return found
-
-def curve(folder):
-    torch.manual_seed(0)
-    model = MLP(hidden=(8,)).double()
-    setting = Setting(epochs=2, batch_size=100, augment=True, validation=300, lr=0.1)
-    data = digits().to(dtype=torch.float64)
-    return train(model, data, descent_rule("ddi", m=2), PGD(0.1, 0.05, 2), setting, folder)
-"""
-
-
-def test_two_processes_are_one(tmp_path):
-    """Two gloo processes share each batch: the first-step gradients to 1e-6 of their norm, and a
-    whole training run.
-    """
-    script = f"{PROGRAM}\nrules = {RULES!r}\n" + textwrap.dedent(
-        """
-        torch.set_num_threads(1)
-        parallel.start()
-        found = gradients(rules)
-        curve(sys.argv[1] + "/two")
-        torch.save(found, f"{sys.argv[1]}/rank{parallel.rank()}.pt")
-        """
-    )
-    (tmp_path / "program.py").write_text(script)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-    ]
-    alone = os.environ | (
-        {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
-    )  # whatever the machine's name
-    program = [str(tmp_path / "program.py"), str(tmp_path)]
-    done = subprocess.run([*command, *program], capture_output=True, text=True, env=alone)
-    assert done.returncode == 0, done.stderr[-3000:]
-    space: dict = {}
-    exec(PROGRAM, space)
-    one, pair = space["gradients"](RULES), [torch.load(tmp_path / f"rank{r}.pt") for r in (0, 1)]
-    for name, expected in one.items():
-        for found in pair:
-            assert (found[name] - expected).norm() <= 1e-6 * expected.norm(), name
-    space["curve"](tmp_path / "one")
-    alone, shared = (read_record(tmp_path / n).metrics for n in ("one", "two"))
-    for key in alone.keys() - {"seconds"}:
-        np.testing.assert_allclose(shared[key], alone[key], rtol=1e-5, atol=1e-9, err_msg=key)

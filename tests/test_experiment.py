@@ -558,7 +558,10 @@ EXAMPLES = [
     words
     for text in [HELP, *((FILES[0].parents[1] / page).read_text("utf-8") for page in PAGES)]
     for words in commands_in(text)
-    if "..." not in words and "…" not in words and not any("{" in w or "$" in w for w in words)
+    if words != ["run"]
+    and "..." not in words
+    and "…" not in words
+    and not any("{" in w or "$" in w for w in words)
 ]
 
 

@@ -348,7 +348,7 @@ class _Training:
         except (ValueError, RuntimeError):
             return True  # another mistake
         largest = max(float(g.double().norm()) for g in gradients if g is not None)
-        return math.isfinite(float(value)) and largest < 1e18
+        return math.isfinite(value.item()) and largest < 1e18
 
 
 def _passes(rule: Rule, attack: AttackLike) -> float:

@@ -31,7 +31,7 @@ from ddi._checks import (
 Box = Interval | None
 Projection = Callable[[Tensor], Tensor]
 
-__all__ = ["Box", "L2", "LInf", "Projection", "Threat", "threat_model"]
+__all__ = ["L2", "Box", "LInf", "Projection", "Threat", "threat_model"]
 
 
 @dataclass(frozen=True)

@@ -1,62 +1,17 @@
-"""Records and plots."""
+"""Records: what is written, what comes back, and what is never overwritten."""
 
 import json
 import os
 import subprocess
+import sys
+import types
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 
-from ddi import (
-    Record,
-    RunWriter,
-    digits,
-    plots,
-    provenance,
-    read_record,
-    read_records,
-)
-
-# --------------------------------------------------------------------------------------------------
-
-
-# --------------------------------------------------------------------------------------------------
-
-
-def test_curves_are_means_with_a_standard_deviation(tmp_path):
-    def record(name, values):
-        return Record(
-            name,
-            {},
-            {"epoch": np.arange(3.0), "robust": np.array(values), "clean": np.array(values)},
-            {},
-        )
-
-    records = [
-        record("pgd-seed0", [0, 0.2, 0.4]),
-        record("pgd-seed1", [0, 0.4, 0.8]),
-        record("ddi-seed0", [0.1, 0.1, 0.61]),
-    ]
-    assert {arm: len(runs) for arm, runs in plots.by_arm(records).items()} == {"pgd": 2, "ddi": 1}
-    fig, ax = plt.subplots()
-    plots.curves(ax, records)
-    assert (
-        ax.lines[0].get_ydata() == pytest.approx([0, 0.3, 0.6])
-        and ax.lines[0].get_color() == "#D55E00"
-    )
-    top = max(ax.collections[0].get_paths()[0].vertices[:, 1])
-    assert top == pytest.approx(0.6 + np.std([0.4, 0.8], ddof=1))
-    fig.canvas.draw()
-    heights = sorted(text.get_window_extent().y0 for text in ax.texts)
-    assert [t.get_text() for t in ax.texts] == ["PGD", "DDi"] and np.diff(
-        heights
-    ) > 10  # labels do not touch
-    plt.close(fig)
-
-
-# --------------------------------------------------------------------------------------------------
+from ddi import RunWriter, digits, provenance, read_record, read_records
+from ddi.record import AlreadyComplete
 
 
 def test_a_record_comes_back_as_written(tmp_path):
@@ -130,8 +85,11 @@ def test_a_run_that_dies_leaves_an_incomplete_record(tmp_path):
         assert not read_record(tmp_path / "run").complete
         run.log(epoch=0, loss=2.0)
     assert read_record(tmp_path / "run").complete
-    with pytest.raises(FileExistsError, match="complete record"):
-        RunWriter(tmp_path / "run", {}, {})
+    with pytest.raises(AlreadyComplete, match="complete record"):
+        RunWriter(tmp_path / "run", {}, provenance(digits()))
+    for config, source in (({"lr": 0.1}, provenance(digits())), ({}, {"dtype": "float64"})):
+        with pytest.raises(FileExistsError, match="another run"):
+            RunWriter(tmp_path / "run", config, source)
 
 
 def test_a_resumed_record_keeps_rows_and_seconds(tmp_path):
@@ -162,33 +120,78 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 def test_records_refuse_changing_columns_and_missing_folders(tmp_path):
     run = RunWriter(tmp_path / "run", {}, {})
     run.log(epoch=0)
-    with pytest.raises(ValueError, match="columns"):
-        run.log(epoch=1, loss=0.0)
+    for row in ({"epoch": 1, "loss": 0.0}, {"loss": 0.0}, {}):
+        with pytest.raises(ValueError, match="columns"):
+            run.log(**row)
+    assert read_record(tmp_path / "run").metrics["epoch"].tolist() == [0]
     with pytest.raises(FileNotFoundError, match="holds no record"):
         read_record(tmp_path)
 
 
-# --------------------------------------------------------------------------------------------------
+def test_the_dtype_and_the_kind_of_device_are_recorded():
+    source = provenance(None, "cpu", torch.float64)
+    assert (source["dtype"], source["device_type"]) == ("float64", "cpu")
 
 
-def test_every_method_has_its_own_colour_and_its_own_dash_or_marker():
-    colours = [m["color"] for m in plots.METHODS.values()]
-    shapes = [(str(m["linestyle"]), m["marker"]) for m in plots.METHODS.values()]
-    assert len(set(colours)) == len(colours) and len(set(shapes)) == len(shapes)
+def test_records_of_the_first_format_are_known_again(tmp_path):
+    """They lack keys that newer ones have: the common ones are compared."""
+    with RunWriter(tmp_path / "run", {"lr": 0.1}, {}):
+        pass
+    path = tmp_path / "run" / "provenance.json"
+    source = json.loads(path.read_text())
+    del source["format"]
+    path.write_text(json.dumps(source))
+    with pytest.raises(AlreadyComplete):
+        RunWriter(tmp_path / "run", {"lr": 0.1, "new": 1}, {"network": "x"})
+    with pytest.raises(FileExistsError, match="lr is 0.1 there and 0.2 here"):
+        RunWriter(tmp_path / "run", {"lr": 0.2}, {})
 
 
-def test_plots_draw_what_they_are_given():
-    plots.use_style()
-    fig, axes = plt.subplots(1, 3)
-    drawn = plots.line(axes[0], [0, 1, 2], torch.tensor([3.0, 4.0, 5.0]), "DDi", "ours")
-    assert (
-        drawn.get_ydata().tolist() == [3, 4, 5]
-        and drawn.get_color() == plots.METHODS["DDi"]["color"]
-    )
-    assert [t.get_text() for t in axes[0].texts] == ["ours"]
-    assert fig.get_facecolor() == (1, 1, 1, 1)
-    plots.show_images(axes[1:], torch.rand(2, 1, 8, 8), ["a", "b"], limit=0.5)
-    assert axes[1].images[0].get_clim() == (-0.5, 0.5)
-    with pytest.raises(ValueError, match="method"):
-        plots.line(axes[0], [0], [0], "SGD")
-    plt.close(fig)
+@pytest.mark.parametrize("name", ["config.toml", "provenance.json", "metrics.csv"])
+def test_a_damaged_record_is_named_and_its_neighbours_are_read(tmp_path, name):
+    for arm in ("a", "b"):
+        with RunWriter(tmp_path / f"{arm}-seed0", {}, {}) as run:
+            run.log(epoch=0, robust=0.5)
+    (tmp_path / "a-seed0" / name).write_bytes(b"epoch,robust\n1,\xff\n{")
+    with pytest.raises(ValueError, match=f"{name} is damaged"):
+        read_record(tmp_path / "a-seed0")
+    with pytest.warns(UserWarning, match=f"a-seed0.{name} is damaged"):
+        assert [r.name for r in read_records(tmp_path)] == ["b-seed0"]
+
+
+def test_a_cut_table_does_not_stop_a_resume(tmp_path):
+    run = RunWriter(tmp_path / "run", {}, {})
+    run.log(epoch=0, robust=0.5)
+    run.__exit__(KeyboardInterrupt, None, None)
+    (tmp_path / "run" / "metrics.csv").write_text("epoch,rob")
+    with RunWriter(tmp_path / "run", {}, {}) as again:
+        again.resume([{"epoch": 0, "robust": 0.5}], 1.0)
+    assert read_record(tmp_path / "run").metrics["robust"].tolist() == [0.5]
+
+
+def test_tensorboard_gets_every_step_once(tmp_path, monkeypatch):
+    written = []
+
+    class Board:
+        def __init__(self, folder, purge_step):
+            written.append(("purge from", purge_step))
+
+        def add_scalar(self, key, value, step):
+            written.append((key, value, step))
+
+        def flush(self):
+            pass
+
+        close = flush
+
+    module = types.SimpleNamespace(SummaryWriter=Board)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    run = RunWriter(tmp_path / "run", {}, {}, tensorboard=True)
+    run.log(epoch=1, robust=0.5)
+    run.__exit__(KeyboardInterrupt, None, None)
+    with RunWriter(tmp_path / "run", {}, {}, tensorboard=True) as again:
+        again.resume([{"epoch": 1, "robust": 0.5}], 1.0)
+        again.log(epoch=2, robust=0.7)
+    one, two = (("epoch", e, e) for e in (1, 2))
+    expected = [("purge from", 1), one, ("robust", 0.5, 1), ("purge from", 2), two]
+    assert written == [*expected, ("robust", 0.7, 2)]

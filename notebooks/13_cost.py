@@ -267,7 +267,7 @@ factor_operations = {arm: n / operations["pgd"] for arm, n in operations.items()
 
 # %% [markdown]
 # (check-13-4)=
-# **Check 13.4** *(an attack pass costs two forward passes, a gradient pass three).* On ResNet-18 to 1 %. So DDi stays at 10 times, but comb rises to 3.4 times: in operations it saves 66 %, less than 70; with decay 74 %. On the small network a whole step of `mean` costs, to the last operation, $m$ times a step of `single`, plus $2m^2d$ for
+# **Check 13.4** *(an attack pass costs two forward passes, a gradient pass three).* On ResNet-18 to 1 %. So DDi stays at 10 times, but comb rises to 3.4 times: in operations it saves 66 %, less than 70; with decay 74 %. On the small network a whole step of `mean` costs, to 1 %, $m$ times a step of `single`, plus $2m^2d$ for
 # the Gram matrix (which `mean` only reports) and $2md$ for the combination.
 
 # %%
@@ -276,7 +276,8 @@ assert math.isclose(b.operations, 3 * forward.operations, rel_tol=0.01)
 assert factor_operations["ddi"] == 10 and 3.35 < factor_operations["ddi-comb"] < 3.45
 assert 0.65 < 1 - operations["ddi-comb"] / operations["ddi"] < 0.67
 assert 0.73 < 1 - operations["ddi-decay-comb"] / operations["ddi"] < 0.75
-assert meters["mean"].operations == m * meters["single"].operations + 2 * m**2 * d + 2 * m * d
+expected = m * meters["single"].operations + 2 * m**2 * d + 2 * m * d
+assert math.isclose(meters["mean"].operations, expected, rel_tol=0.01)
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-13-factors", "caption": "The price of a training, in units of PGD training (ResNet-18, PGD-7, 200 epochs), counted in passes (filled) and in operations (open). Grey: what the paper reports in seconds, 10 to 12 times for DDi and about 3 for comb, alone or with decay."}, "image": {"alt": "Dot plot on a log axis. FAST training is at a quarter to a third, PGD training at 1, product DDi at 2, comb with decay near 2.5, DDi with FAST at about 3, comb at 3 in passes and 3.4 in operations, decay at 5.5, PGD-max and PGD-70 near 9, DDi at 10. Grey bars for the paper's 3 and 10 to 12 cover or touch the points."}}
 SHOWN = {
@@ -343,13 +344,13 @@ assert line_7 < 2e-4 * 128 * operations["ddi"]
 # The paper says that the attacks and gradients cost memory as well. The attacks cost activations only, and can be run in pieces of any size. The gradients must be kept until the weights are known: $m$ vectors of length $d$ for a joint rule, $m c$ for a product over $c$ chunks, $m k$ for the product over all samples. The matrix-free method keeps a few vectors, whatever $m$ and $k$ are.
 #
 # (check-13-6)=
-# **Check 13.6** *(the largest tensor).* One step under the meter, on the small network ($d = 19\,210$, more than its activations): the largest tensor that appears has exactly $md$ entries in a joint rule, $mcd$ with $c = 8$ chunks, $mkd$ in the full product and $d$ without the Gram matrix. The last stays at $d$ when there are more perturbations and more steps.
+# **Check 13.6** *(the largest tensor).* One step under the meter, on the small network ($d = 19\,210$, more than its activations): the largest tensor that appears has $md$ entries in a joint rule, $mcd$ with $c = 8$ chunks, $mkd$ in the full product and $d$ without the Gram matrix: not less, and not half as much again (versions of PyTorch pad differently). The last stays when there are more perturbations and more steps.
 
 # %%
 for name, entries in {"mean": m * d, "ddi": m * d, "chunks": 2 * 8 * d, "gram": 2 * k * d, "matrix-free": d}.items():
-    assert meters[name].largest == entries
+    assert entries <= meters[name].largest < 1.5 * entries
 many = metered(ddi.descent_rule("product", m=4, method="matrix-free", max_iter=5))
-assert many.largest == d
+assert d <= many.largest < 1.5 * d
 
 # %%
 print("gradients that are kept, ResNet-18, float32, batch 128, in GB")
@@ -531,7 +532,8 @@ def paired(arms):
 # **Check 13.9** *(the records' passes are the predicted ones).* For every complete record and every row, the recorded passes are exactly those that `price` computes from the record's own configuration.
 
 # %%
-for record in [r for arm in (small | recorded).values() for r in arm]:
+assert small, "the records of small-cifar10 are missing"
+for record in [r for arms in (small, recorded) for arm in arms.values() for r in arm]:
     experiment = record.config["experiment"]
     config = book / "results" / experiment / record.name / "config.toml"
     (run,) = ddi.read_experiment(config)

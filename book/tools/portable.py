@@ -107,7 +107,8 @@ def run_chapter(python: str, name: str, source: Path, env: dict[str, str]) -> di
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         failure = {"cell": 0, "label": "the whole chapter", "text": last, "times": 1}
         found = {"failures": {"0": failure}, "printed": {}, "sides": {}, "seconds": 0.0}
-    say(f"{name:10} {source.stem:24} {verdict(found):9} {found['seconds']:6.1f} s")
+    where = ", ".join(dict.fromkeys(failure["label"] for failure in found["failures"].values()))
+    say(f"{name:10} {source.stem:24} {verdict(found):9} {found['seconds']:6.1f} s  {where}")
     return found
 
 

@@ -803,7 +803,7 @@ steps["bundle"] = torch.stack([φ(end) - base for end in ends])
 # %% [markdown]
 # (check-09-11)=
 # **Check 09.11** *(near ties and finite steps: here more than one perturbation helps).* On the path of the true gradient at least 8 % of the maximisers have a rival within 0.01 nats at iteration 250, more than three times as many as on the path of PGD, but hardly an exact one: at least 99 % differ by more than the grid can miss; between 35 % and 65 % of the last hundred steps raise $\phi$.
-# The step of $0.001$ along the true gradient lowers $\phi$ at 90 % of the fifty points or more; that of $0.01$ at 70 % or less. At $0.01$ the near-tie product lowers $\phi$ at 80 % or more, and the bundle at 90 % or more. In the mean the bundle lowers $\phi$ there by at least 1.3 times what the true gradient does at the best of its four lengths. Up to $0.01$ the gap certifies the bundle's vector to a third of its length at 90 % of the points or more: $\lVert w - w^* \rVert^2 \le \mathrm{gap} \le 0.1 \lVert w \rVert^2$, with $w^*$ the exact one.
+# The step of $0.001$ along the true gradient lowers $\phi$ at 90 % of the fifty points or more; that of $0.01$ at 70 % or less. At $0.01$ the near-tie product lowers $\phi$ at 80 % or more, and the bundle at 90 % or more. In the mean the bundle lowers $\phi$ there by at least 1.3 times what the true gradient does at the best of its four lengths; the near-tie product, at the best of its own, by at most 1.2 times as much. Up to $0.01$ the gap certifies the bundle's vector to a third of its length at 90 % of the points or more: $\lVert w - w^* \rVert^2 \le \mathrm{gap} \le 0.1 \lVert w \rVert^2$, with $w^*$ the exact one.
 
 # %%
 gaps = {name: rivals(paths[name][:, -1:])[0] for name in ("PGD", "true")}
@@ -819,6 +819,7 @@ gains = {name: c.mean((1, 2)) for name, c in steps.items()}
 assert falls["true"][0] >= 0.9 and falls["true"][2] <= 0.7
 assert falls["tie"][2] >= 0.8 and falls["bundle"][2] >= 0.9
 assert gains["bundle"][2] < 1.3 * gains["true"].min() < 0
+assert gains["tie"].min() > 1.2 * gains["true"].min()
 assert all((gap <= 0.1 * w.square().sum(0)).double().mean() > 0.9 for w, gap in solved[:3])
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-09-ties", "caption": "Near the kink at which true training ends, more than one maximiser helps: a step along the true gradient soon overshoots (at 0.03 far out of the picture), the bundle step does not. Means over fifty networks; bars: ± one standard error over the ten seeds."}, "image": {"alt": "Change of the true phi against the length of the step, 0.001 to 0.03, on a logarithmic axis. Along the true gradient phi falls a little at 0.001 and 0.003, not at all at 0.01, and rises steeply, out of the picture, at 0.03. The near-tie product falls up to 0.01 and rises at 0.03. The bundle step falls at every length, to about minus 0.0007."}}
@@ -837,7 +838,7 @@ ax.minorticks_off()
 plt.show()
 
 # %% [markdown]
-# {numref}`fig-09-ties` is what the theory promised and the published setting could not show. The gradient at one exact maximiser descends, but only for steps shorter than the distance to the kink. A rule that knows the rivals *and their losses* goes on where it stops. What it knows are true near-maximisers, not ten places where a solver gave up.
+# {numref}`fig-09-ties` is what the theory promised and the published setting could not show. The gradient at one exact maximiser descends, but only for steps shorter than the distance to the kink. A shorter step would do, too: at its own best length, 0.003, one true gradient buys more than the near-tie product at 0.01. But a rule that knows the rivals *and their losses*, the bundle, goes on where both stop. What it knows are true near-maximisers, not ten places where a solver gave up.
 #
 # {ref}`Chapter 3 <chapter-03>` asked: *null set, finite steps, or inexact maximisers?* In this experiment:
 #
@@ -872,7 +873,7 @@ assert worst[points.abs().amax(1) == 1].max() < math.log(2) - 0.1
 # - The negative inner products of the paper's Fig. 3 come back if the inner solver is the published one, which leaves every perturbation in a random corner. At the same parameters a solver that reaches the maximum gives none.
 # - In those runs the loss that is seen falls while the robust loss rises, with DDi as with PGD.
 # - On the linearised loss DDi wins by definition. On the true one, from the same perturbations, it descends half of the time; PGD-max and the bundle step descend as the true gradient does.
-# - Ties matter where exact training ends, near a kink: there a long gradient step overshoots, and near-tie product and bundle descend.
+# - Ties matter where exact training ends, near a kink: there a long gradient step overshoots and the bundle descends; the near-tie product gains no more than a shorter gradient step.
 #
 # ## Exercises
 #

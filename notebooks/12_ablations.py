@@ -341,10 +341,10 @@ plt.show()
 # So the answer on the digits has two halves ({numref}`fig-12-grid`). With the paper's protocol, one learning rate for both, "DDi against PGD" shows a gain that has nothing to do with Danskin, and is smaller than what raw PGD gains from a better rate. With a rate for each, normalised training gains as well, and a lead of a few tenths of a nat
 # stays. It belongs to the normalised step, and is the same without DDi. It may be a matter of a schedule: the gradient's norm varies by a factor of about two within these forty steps, and no constant rate suits them all.
 #
-# At rate 1 the figure shows DDi ahead of normalised PGD. Steps of length 1 make the training chaotic, and one seed is too few. A trial with six, `arm("DDi", seed, 1.0, steps=n)` against normalised PGD, gave a mean difference of $-0.06 \pm 0.09$ nats (standard error) for `n = 40`, and of $+0.25 \pm 0.08$, DDi behind, for `n = 60`. We assert nothing there.
+# At rate 1 the figure shows DDi ahead of normalised PGD. Steps of length 1 make the training chaotic, and one seed is too few. A trial with seeds 0 to 11, `arm("DDi", seed, 1.0, steps=n)` against normalised PGD, gave a mean difference of $-0.08 \pm 0.06$ nats (standard error) for `n = 40`, and of $+0.04 \pm 0.09$ for `n = 60`; its first six seeds alone gave $+0.25 \pm 0.08$ for `n = 60`, which shows how far six seeds can be trusted. We assert nothing there.
 #
 # (check-12-5)=
-# **Check 12.5** *(a schedule does it.)* Raw PGD with the rates $0.1/\lVert w_k\rVert$ taken from the *other* seed's normalised run: other weights, other batches, nothing is normalised now. It recovers more than half of what normalisation gains at rate 0.1. The largest norm in a run is more than 1.8 times the smallest.
+# **Check 12.5** *(a schedule does it.)* Raw PGD with the rates $0.1/\lVert w_k\rVert$ taken from the *other* seed's normalised run: other weights, other batches, nothing is normalised now. It recovers more than half of what normalisation gains at rate 0.1. The largest norm in a run is more than 1.4 times the smallest.
 
 # %%
 for seed in SEEDS:
@@ -352,7 +352,7 @@ for seed in SEEDS:
     scheduled = fit(ARMS["PGD"], seed=seed, schedule=rates).loss
     raw, unit = arm("PGD", seed).loss, arm("PGD normalised", seed).loss
     assert raw - scheduled > 0.5 * (raw - unit)
-    assert max(rates) > 1.8 * min(rates)
+    assert max(rates) > 1.4 * min(rates)
 
 # %% [markdown]
 # ## Where gradients are long
@@ -360,7 +360,7 @@ for seed in SEEDS:
 # A gradient shorter than 1 is no law. The paper's network, ResNet-18 with GroupNorm, behaves the other way round at its start. We can see so much with one batch of the digits.
 #
 # (check-12-6)=
-# **Check 12.6** *(ResNet-18 overshoots at learning rate 0.1.)* First batch, 32 digits, FAST, PyTorch's first weights, CELU. With GroupNorm the gradient is longer than 10: the raw step is longer than 1, and leaves the robust loss of its own batch more than twice as high as it was, and more than twice as high as the normalised step does, which moves it by less than 1 nat. Without normalisation layers the gradient is shorter than 1.
+# **Check 12.6** *(ResNet-18 overshoots at learning rate 0.1.)* First batch, 32 digits, FAST, PyTorch's first weights, CELU. With GroupNorm the gradient is longer than 10: the raw step is longer than 1, and leaves the robust loss of its own batch more than twice as high as it was, and more than twice as high as the normalised step does, which moves it by less than a third as much. Without normalisation layers the gradient is shorter than 1.
 
 # %% tags=["hide-input"]
 images, labels = X[:32].float(), Y[:32]
@@ -389,7 +389,7 @@ before, w = step.loss, step.gradient
 raw_after, unit_after = after(w, net), after(w / w.norm(), net)
 assert w.norm() > 10
 assert raw_after > 2 * max(before, unit_after)
-assert abs(unit_after - before) < 1
+assert abs(unit_after - before) < (raw_after - before) / 3
 assert first_step("none")[0].gradient.norm() < 1
 
 # %% [markdown]
@@ -449,7 +449,7 @@ plt.show()
 #
 # (check-12-8)=
 # **Check 12.8** *(three facts about BatchNorm, on the network of the BatchNorm arm, before and after its 40 steps.)* (i) In one joint pass, replacing the *second* perturbation by 0 changes the gradient of the first by more than 5 %; passed separately, by nothing at all. (ii) A call of the rule moves the running statistics exactly once.
-# (iii) In terms of the training-mode loss, the attack in evaluation mode reaches less than 85 % of the gain of the same attack in training mode on the untrained network, whose running statistics have seen nothing, and less than 95 % after the 40 steps.
+# (iii) In terms of the training-mode loss, the attack in evaluation mode reaches less than 90 % of the gain of the same attack in training mode on the untrained network, whose running statistics have seen nothing, and less than 95 % after the 40 steps.
 
 # %% tags=["hide-input"]
 def bn_net(trained):
@@ -493,7 +493,7 @@ def gain(net, train_mode):
 
 
 share = {trained: gain(bn_net(trained), False) / gain(bn_net(trained), True) for trained in (False, True)}
-assert 0 < share[False] < 0.85 and share[True] < 0.95
+assert 0 < share[False] < 0.9 and share[True] < 0.95
 
 # %% [markdown]
 # ### ReLU: where Danskin's hypothesis fails

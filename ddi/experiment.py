@@ -26,10 +26,10 @@ from torch import nn
 from ddi import _checks as check
 from ddi.adversary import Attack
 from ddi.data import Dataset
-from ddi.descent import Rule, applicable
+from ddi.descent import Rule
 from ddi.kernels import Kernels
 from ddi.plan import Phase, Setting
-from ddi.tables import attack_of, default_attack, known, make, model_of
+from ddi.tables import applicable, attack_of, default_attack, known, make, model_of
 from ddi.trainer import train
 
 __all__ = ["Run", "read_experiment"]
@@ -144,13 +144,7 @@ def read_experiment(
         base["rule"] = applicable(base["rule"])
     found = file.get("arms") or {file.get("arm", "run"): {}}
     each_seed = _seeds(file, base)
-    grid = file.get("grid", {})
-    for key, values in grid.items():
-        if not isinstance(values, list) or not values:
-            raise ValueError(f"{path.name}: grid.{key} must be a list of values, got {values!r}")
-    points = math.prod(map(len, grid.values())) * len(found) * len(each_seed)
-    if points > MOST:
-        raise ValueError(f"{path.name}: arms, grid and seeds make {points} runs, at most {MOST}")
+    grid = _grid(path.name, file, len(found) * len(each_seed))
     variants = list(_variants(path.name, found, grid))
     chosen = list(arms) or list(found)
     known("--arms", chosen, [name for variant in variants for name in variant[:2]])
@@ -216,6 +210,18 @@ def _seeds(file: dict[str, Any], base: dict[str, Any]) -> list[int]:
             f"got {check.shown(seeds)}"
         )
     return list(seeds)
+
+
+def _grid(where: str, file: dict[str, Any], runs: int) -> dict[str, list[Any]]:
+    """The grid, of which each point makes so many runs."""
+    grid: dict[str, list[Any]] = file.get("grid", {})
+    for key, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise ValueError(f"{where}: grid.{key} must be a list of values, got {values!r}")
+    points = math.prod(map(len, grid.values())) * runs
+    if points > MOST:
+        raise ValueError(f"{where}: arms, grid and seeds make {points} runs, at most {MOST}")
+    return grid
 
 
 def _variants(

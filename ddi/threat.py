@@ -17,13 +17,11 @@ from torch import Tensor
 from ddi._checks import (
     Interval,
     choice,
-    finite,
     float_tensor,
     images,
     interval,
     non_negative,
     one_device,
-    positive_int,
     random_source,
     store,
 )
@@ -238,12 +236,3 @@ def threat_model(norm: str, eps: float, box: Box = (0.0, 1.0)) -> Threat:
         ValueError: if ``norm`` is not one of the names, or ``eps`` or ``box`` is impossible.
     """
     return choice("norm", norm, SETS)(eps, box)
-
-
-# What rooms that are still to move to ddi._checks import from here.
-def number(name: str, value: float, *, low: float = 0.0, strict: bool = False) -> float:
-    """:func:`ddi._checks.finite`, as it was called."""
-    return finite(name, value, low, strict=strict)
-
-
-whole = positive_int

@@ -140,18 +140,18 @@ def read_experiment(
     _check_top(path.name, file)
     changes = [change for change in changes if len(change[0]) > 1]
     base = {key: file[key] for key in TABLES if key in file}
-    if "arm" in file and "rule" in base:  # a record
-        base["rule"] = applicable(base["rule"])
+    if "arm" in file:  # a record
+        _drop_idle(base)
     found = file.get("arms") or {file.get("arm", "run"): {}}
     each_seed = _seeds(file, base)
     grid = _grid(path.name, file, len(found) * len(each_seed))
     variants = list(_variants(path.name, found, grid))
     chosen = list(arms) or list(found)
     known("--arms", chosen, [name for variant in variants for name in variant[:2]])
-    experiment, data = file.get("experiment", path.stem), file.get("data", "cifar10")
+    experiment = file.get("experiment", path.stem)
     for name in (experiment, *(variant[1] for variant in variants)):
         _folder_name(path.name, name)
-    runs = []
+    data, runs = file.get("data", "cifar10"), []
     for seed, (family, arm, tables, point) in itertools.product(each_seed, variants):
         if not {family, arm} & set(chosen):
             continue
@@ -180,6 +180,13 @@ def read_file(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not in UTF-8, as TOML is: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not TOML: {error}") from error
+
+
+def _drop_idle(record: dict[str, Any]) -> None:
+    """Leave of the rules of a record what applies to them."""
+    for place in (record, *record.get("phases", [])):
+        if "rule" in place:
+            place["rule"] = applicable(place["rule"])
 
 
 def _check_top(where: str, file: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from ddi._checks import (
     non_negative,
     one_device,
     random_source,
+    refuse,
     store,
 )
 
@@ -78,15 +79,21 @@ class Threat:
         return images("x", x, self.box)
 
     def project(self, delta: Tensor, x: Tensor) -> Tensor:
-        """Nearest point of ``S(x)`` in the Euclidean norm; ``delta`` and ``x`` of one shape.
+        """Nearest point of ``S(x)`` in the Euclidean norm, a sample at a time.
+
+        Args:
+            delta: of ``x``'s shape, or ``(..., *x.shape)``: several perturbations of each image.
 
         Raises:
-            ValueError: for anything but two finite tensors of one shape.
+            ValueError: for tensors that are not finite, or of other shapes.
         """
         float_tensor("x", x, 2)
-        float_tensor("delta", delta, shape=tuple(x.shape))
+        float_tensor("delta", delta, x.ndim)
+        if delta.shape[-x.ndim :] != x.shape:
+            refuse("delta", f"of shape {tuple(x.shape)}, or (..., {str(tuple(x.shape))[1:]}", delta)
         one_device(delta=delta, x=x)
-        return self.projection(x)(delta.clone())
+        each = x.expand(delta.shape).reshape(-1, *x.shape[1:])
+        return self.projection(each)(delta.reshape(each.shape).clone()).view(delta.shape)
 
     def projection(self, x: Tensor) -> Projection:
         """The projection onto ``S(x)``, for many perturbations of the same images; it may overwrite

@@ -148,10 +148,9 @@ def read_experiment(
     variants = list(_variants(path.name, found, grid))
     chosen = list(arms) or list(found)
     known("--arms", chosen, [name for variant in variants for name in variant[:2]])
-    experiment = file.get("experiment", path.stem)
+    experiment, runs = file.get("experiment", path.stem), []
     for name in (experiment, *(variant[1] for variant in variants)):
         _folder_name(path.name, name)
-    data, runs = file.get("data", "cifar10"), []
     for seed, (family, arm, tables, point) in itertools.product(each_seed, variants):
         if not {family, arm} & set(chosen):
             continue
@@ -160,7 +159,7 @@ def read_experiment(
         for keys, value in [*point, *changes]:
             _put(where, merged, keys, value)
         merged.setdefault("setting", {})["seed"] = seed
-        runs.append(_build(where, experiment, arm, data, merged))
+        runs.append(_build(where, experiment, arm, file.get("data", "cifar10"), merged))
     if len({run.name for run in runs}) < len(runs):
         raise ValueError(f"{path.name}: two points of the grid, or two arms, have one name")
     return runs

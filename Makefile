@@ -1,11 +1,12 @@
 # The book in two commands: `make book`, `make test`. `make` alone lists the rest.
-# Needed: GNU make and Python >= 3.11. Variables: PYTHON (python3), VENV (.venv), CHAPTERS, WORKERS, OMP_NUM_THREADS.
+# Needed: GNU make and Python >= 3.11. Variables: PYTHON (python3), VENV (.venv), CHAPTERS, WORKERS, OMP_NUM_THREADS, N, SEED.
 
 PYTHON ?= python3
 VENV ?= .venv
 CHAPTERS ?=
 WORKERS ?= 2
 SCREENSHOTS ?=
+MUTATION := cosmic-ray==8.7.0 parso==0.8.7 stevedore==5.10.0
 
 BIN := $(if $(filter /%,$(VENV)),$(VENV),$(CURDIR)/$(VENV))/bin
 READY := $(VENV)/.ddi-ready
@@ -21,7 +22,7 @@ unexport MPLBACKEND PYTHONHOME
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help environment book preview notebooks test lint pages clean FORCE
+.PHONY: help environment book preview notebooks test mutants lint pages clean FORCE
 
 help: ## list the targets
 	@echo "Descent directions in adversarial training"
@@ -66,6 +67,14 @@ notebooks: environment ## execute the chapters and store their outputs: all, or 
 test: environment ## test the package and the book, and compare every chapter with its stored outputs
 	$(SAY) "Tests: the package, the book's rules, and every chapter against its stored outputs"
 	'$(BIN)/python' -m pytest --nbval --nbval-current-env --nbval-cell-timeout=300 -n $(WORKERS) --dist loadfile tests notebooks
+
+N ?= 150
+SEED ?= 0
+mutants: environment ## break the package in N random places (SEED=0), and see the tests notice; then the planted faults
+	$(SAY) "Mutants: N=$(N), SEED=$(SEED), WORKERS=$(WORKERS); an hour or two, goes on where it was stopped"
+	@[ -d .mutation ] || '$(BIN)/python' -m pip install --disable-pip-version-check --quiet --no-deps --target .mutation $(MUTATION)
+	PYTHONPATH='$(CURDIR)':'$(CURDIR)/.mutation' '$(BIN)/python' tests/mutants.py --n $(N) --seed $(SEED) --workers $(WORKERS)
+	'$(BIN)/python' tests/mutants.py --planted --workers $(WORKERS)
 
 lint: environment ## check the style of the code
 	$(SAY) "Lint"

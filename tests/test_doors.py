@@ -6,16 +6,40 @@ import functools
 import inspect
 import os
 import tempfile
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from doors import (
-    ATTACK, BOX, Bad,  DEVICE, DTYPE, FLAG, FREE, GENERATOR, GROUPS, IMAGES, LABELS, LOSS, MAPPING, MODULE, NAME, PATH, PHI,
-    RIGHT, REFUSED, SCHEDULE, TEXT, WORD, Entry, Kind, cases, floats, cap, integer, is_, itself, made, without, number, optional, quiet, row,
-)  # fmt: skip
+from bad_values import (
+    ANYWHERE,
+    CALLED,
+    COUNT,
+    DEVICE,
+    DTYPE,
+    FINITE,
+    FORWARD,
+    GROUPS,
+    KEPT,
+    LOGITS,
+    MAPPING,
+    MODULE,
+    NAME,
+    NEVER,
+    PATH,
+    PER_GROUP,
+    PLAIN,
+    RADIUS,
+    TEXT,
+    USUAL,
+    floats,
+    integer,
+    made,
+    number,
+    optional,
+    without,
+)
+from doors import REFUSED, RIGHT, Entry, cases, quiet
 
 import ddi
 
@@ -49,7 +73,13 @@ def deltas() -> dict[str, Any]:
 
 def problem() -> dict[str, Any]:
     rows = torch.randn(4, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    return {"gram": rows @ rows.T, "linear": rows[:, 0].clone(), "method": "exact", "tol": 1e-10, "max_iter": 100}
+    return {
+        "gram": rows @ rows.T,
+        "linear": rows[:, 0].clone(),
+        "method": "exact",
+        "tol": 1e-10,
+        "max_iter": 100,
+    }
 
 
 def rows() -> dict[str, Any]:
@@ -58,7 +88,12 @@ def rows() -> dict[str, Any]:
 
 
 def line() -> dict[str, Any]:
-    return {"phi": lambda theta: (theta**2).sum(), "theta": torch.tensor([1.0, 2.0]), "direction": torch.tensor([0.5, 1.0]), "t": 1e-3}  # fmt: skip
+    return {
+        "phi": lambda theta: (theta**2).sum(),
+        "theta": torch.tensor([1.0, 2.0]),
+        "direction": torch.tensor([0.5, 1.0]),
+        "t": 1e-3,
+    }
 
 
 def tiny(train: int = 12) -> ddi.Dataset:
@@ -124,49 +159,13 @@ def kept_and_used(attack: Any) -> Any:
     return fields(attack), attack(net(), **batch(), generator=drawn())
 
 
-# ------------------------------------------------------------------------- kinds by the argument's name
-
-RADIUS, COUNT, ANY = number(0), integer(1), integer()
-USUAL: dict[str, Kind] = {
-    "model": MODULE, "x": IMAGES, "y": LABELS, "deltas": floats(dtypes=False), "eps": RADIUS, "alpha": RADIUS,
-    "steps": COUNT, "random_start": FLAG, "norm": WORD, "loss": LOSS, "box": optional(BOX), "keep": WORD,
-    "schedule": optional(SCHEDULE), "generator": optional(GENERATOR), "batch_size": optional(cap(COUNT)), "restarts": COUNT,
-    "progress": FLAG, "attack": ATTACK, "m": COUNT, "chunk": optional(cap(COUNT)), "seed": integer(0), "start": COUNT,
-    "logits": floats(dtypes=False), "labels": LABELS,
-    "gram": floats(batched=True), "linear": optional(floats()), "groups": optional(GROUPS), "method": WORD, "tol": RADIUS,
-    "max_iter": COUNT, "values": floats(), "t": number(0, strict=True), "gradients": FREE, "direction": floats(),
-    "block": optional(cap(COUNT)), "lipschitz": RADIUS, "radius": RADIUS, "phi": PHI, "theta": FREE, "v": floats(other_shapes=False, batched=True),
-    "chunks": COUNT, "certify": FLAG, "flat": floats(), "normalize": optional(FLAG), "joint": FLAG,
-    "weight_decay": RADIUS, "in_features": COUNT, "in_channels": COUNT, "classes": COUNT, "hidden": row(COUNT),
-    "activation": WORD, "mean": row(number()), "std": row(number(0, strict=True)), "name": WORD, "padding": integer(0),
-    "root": optional(PATH), "download": FLAG, "folder": PATH, "experiment": PATH, "path": PATH, "config": MAPPING,
-    "source": MAPPING, "tensorboard": FLAG, "dataset": made(), "device": DEVICE, "dtype": DTYPE, "data": made(),
-    "rule": made(), "setting": made(), "evaluation": optional(ATTACK), "about": optional(MAPPING),
-    "checkpoint_every": optional(COUNT), "epochs": COUNT, "lr": number(0, strict=True), "momentum": RADIUS,
-    "milestones": row(number(0, 1, strict=True)), "m_end": optional(COUNT), "augment": FLAG, "validation": COUNT,
-    "evaluate_every": COUNT, "epoch_steps": optional(COUNT), "project": (), "value": number(0, 1), "n": COUNT,
-    "x_train": floats(other_shapes=False, box=True), "y_train": LABELS, "x_test": floats(other_shapes=False, box=True), "y_test": LABELS,
-    "delta": floats(dtypes=False), "atol": RADIUS, "gradient": FREE, "which": WORD, "zero": integer(0, 9), "one": integer(0, 9),
-    "count": COUNT, "epoch": integer(0), "phases": (), "part": (), "arms": (), "overrides": (), "kernels": made(),
-    "precision": WORD, "channels_last": FLAG, "compile": WORD, "rows": (), "seconds": RADIUS, "arm": NAME,
-}  # fmt: skip
-
 # ------------------------------------------------------------------------------- the table of callables
+# fmt: off
 
 TRAIN = lambda: {"model": net(), "data": tiny(), "rule": ddi.Rule("ddi", 2), "attack": PGD, "setting": SETTING,  # noqa: E731
-                 "folder": folder(), "evaluation": PGD, "about": {"a": 1}, "checkpoint_every": 1}  # fmt: skip
+                 "folder": folder(), "evaluation": PGD, "about": {"a": 1}, "checkpoint_every": 1}
 RUN = lambda: {"experiment": "a", "arm": "b", "data": "digits", "model": {"name": "MLP"}, "setting": SETTING,  # noqa: E731
-               "rule": ddi.Rule("ddi", 2), "attack": PGD, "evaluation": PGD}  # fmt: skip
-PER_GROUP = without(RADIUS, "two of them")  # which is one a group
-PLAIN = without(IMAGES, "above the box", "below the box", "0 to 255")  # where no box is known
-FORWARD = (*without(MODULE, "without gradient", "a plain function"), Bad("a plain function", lambda good: lambda images: good(images), itself))
-CALLED = (*without(MODULE, "a plain function"), Bad("a plain function", lambda good: lambda images: good(images), itself))
-ANYWHERE = without(floats(dtypes=False), "NaN inside", "infinite inside", "minus infinite inside")  # outside is an answer
-FINITE = without(floats(), "NaN inside", "infinite inside", "minus infinite inside")  # looked at before
-KEPT = tuple(bad for bad in ATTACK if not bad.label.startswith("returns"))  # an attack that is not called yet
-LOGITS = without(ANYWHERE, "last axis shorter")
-NEVER = (is_("given", 2), is_("a string", "2"))  # an argument that belongs to another method
-BATCHED = floats(batched=True)
+               "rule": ddi.Rule("ddi", 2), "attack": PGD, "evaluation": PGD}
 CORE = {
     "PGD": Entry(lambda: dict(ATTACKED), use=kept_and_used),
     "PGA": Entry(lambda: dict(ATTACKED), use=kept_and_used),
@@ -205,7 +204,7 @@ CORE = {
     "cifar10": Entry(lambda: {"root": packed()}),
     "load_data": Entry(lambda: {"name": packed()}),
     "crop_and_flip": Entry(lambda: {"x": batch()["x"], "padding": 1, "generator": drawn()}, {"x": floats(other_shapes=False, dtypes=False)}),
-}  # fmt: skip
+}
 SOLVE = {
     "project_simplex": Entry(lambda: {"v": torch.tensor([0.5, 2.0, -1.0])}),
     "min_norm_point": Entry(problem, {"tol": optional(RADIUS), "max_iter": optional(COUNT)}),
@@ -229,7 +228,7 @@ SOLVE = {
     "assign_gradient": Entry(lambda: {"model": net(), "flat": torch.ones(sum(p.numel() for p in net().parameters()))}, {"model": MODULE[:8], "flat": FINITE}),
     **{f"Rule.__call__ {name}": Entry(lambda: attacked(4) | {"attack": PGD, "generator": drawn()}, call=ddi.Rule(name, 2, **more))
        for name, more in {"single": {}, "ddi": {}, "max": {}, "product": {}, "bundle": {"t": 0.1}}.items()},
-}  # fmt: skip
+}
 TRAINING = {
     "Setting": Entry(lambda: fields(SETTING) | {"m_end": 3, "epoch_steps": 2}, {"batch_size": COUNT}, use=fields),
     "Phase": Entry(lambda: {"start": 0.5, "rule": ddi.Rule("ddi", 2), "attack": PGD}, {"start": number(0, 1), "attack": KEPT}, use=fields),
@@ -241,11 +240,20 @@ TRAINING = {
     "read_records": Entry(lambda: {"experiment": os.path.dirname(record())}, {"experiment": without(PATH, "with NUL", "under a file")}),
     "provenance": Entry(lambda: {"dataset": tiny()}, {"dataset": optional(made())}),
     "Record.row": Entry(lambda: {"which": "last"}, call=lambda **a: ddi.read_record(record()).row(**a)),
-}  # fmt: skip
+}
+# fmt: on
 TABLE = CORE | SOLVE | TRAINING
 
 # Made by the package and only read by whoever calls it; or no callable.
-RESULTS = ("Certificate", "MinNormPoint", "ProductPoint", "SteepestDescent", "Step", "Record", "RULES")
+RESULTS = (
+    "Certificate",
+    "MinNormPoint",
+    "ProductPoint",
+    "SteepestDescent",
+    "Step",
+    "Record",
+    "RULES",
+)
 
 
 def method(name: str) -> Any:
@@ -261,7 +269,9 @@ def signature_of(name: str) -> Any:
     if "." not in name:
         return function
     bound = functools.partial(function, None)
-    bound.__signature__ = inspect.signature(function).replace(parameters=list(inspect.signature(function).parameters.values())[1:])
+    bound.__signature__ = inspect.signature(function).replace(
+        parameters=list(inspect.signature(function).parameters.values())[1:]
+    )
     return bound
 
 
@@ -282,7 +292,11 @@ def found(name: str) -> list[tuple[str, str, str, str]]:
 @pytest.mark.parametrize("name", TABLE)
 def test_bad_input_is_refused_in_words_or_means_what_it_says(name: str) -> None:
     results = found(name)
-    faults = [f"{a} = {label}: {what}: {why}" for a, label, what, why in results if what not in (REFUSED, RIGHT)]
+    faults = [
+        f"{a} = {label}: {what}: {why}"
+        for a, label, what, why in results
+        if what not in (REFUSED, RIGHT)
+    ]
     assert not faults, f"{len(faults)} of {len(results)} bad calls of {name}:\n" + "\n".join(faults)
 
 

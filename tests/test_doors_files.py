@@ -8,7 +8,6 @@ import io
 import json
 import math
 import os
-import re
 import shutil
 import sys
 import tomllib
@@ -21,20 +20,24 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
-from doors import HANGS, RAW, REFUSED, RIGHT, SECONDS, WRONG, Kind, _Late, bounded, limited, quiet
-from test_doors import FLAG, NAME, RADIUS, USUAL, integer, number, row
+from bad_values import USUAL, Kind, integer, number
+from doors import HANGS, RAW, REFUSED, SECONDS, WRONG, Late, bounded, limited, quiet
 
 from ddi.__main__ import main
 
-Case = tuple[str, Callable[[], list[str]], tuple[str, ...]]  # label, arguments, words of which one must be there
+Case = tuple[
+    str, Callable[[], list[str]], tuple[str, ...]
+]  # label, arguments, words of which one must be there
 
+# fmt: off
 EXPERIMENT: dict[str, Any] = {
     "experiment": "e", "data": "tiny.npz", "seeds": [0], "model": {"name": "MLP", "hidden": [8]},
     "setting": {"epochs": 1, "batch_size": 4, "lr": 0.1, "validation": 4, "augment": False, "milestones": [0.5], "m_end": 2, "epoch_steps": 2},
     "attack": {"kind": "PGD", "eps": 0.1, "alpha": 0.05, "steps": 2, "schedule": "inverse_time(1)"},
     "evaluation": {"kind": "PGD", "steps": 2}, "rule": {"name": "ddi", "m": 2},
     "phases": [{"start": 0.5, "rule": {"name": "single"}}], "arms": {"a": {}, "b": {"rule": {"name": "mean"}}},
-}  # fmt: skip
+}
+# fmt: on
 
 
 def call(arguments: list[str]) -> tuple[int, str]:
@@ -54,11 +57,13 @@ def judged(case: Case) -> tuple[str, str]:
     try:
         with limited(SECONDS), bounded(), quiet():
             status, words = call(arguments())
-    except _Late:
+    except Late:
         return HANGS, f"more than {SECONDS} s"
     except BaseException as error:  # noqa: BLE001  (a traceback is what is looked for)
         return RAW, f"{type(error).__name__}: {error}".partition("\n")[0][:160]
-    words = "\n".join(line for line in words.splitlines() if "it/s]" not in line and "?it" not in line).strip()
+    words = "\n".join(
+        line for line in words.splitlines() if "it/s]" not in line and "?it" not in line
+    ).strip()
     sentence = words.splitlines()[-1] if words else ""
     if status == 0:
         return WRONG, "status 0"
@@ -70,7 +75,8 @@ def judged(case: Case) -> tuple[str, str]:
     return (REFUSED, sentence) if named else (RAW, f"names none of {names}: {sentence[:160]!r}")
 
 
-# -------------------------------------------------------------------------------------- values in a file
+# --- values in a file ----------------------------------------------------------------------------
+# fmt: off
 
 
 def file(change: Callable[[dict[str, Any]], Any] | None = None, text: bytes | None = None) -> str:
@@ -97,12 +103,12 @@ KEYS: dict[str, dict[str, Kind]] = {
     "setting": {k: USUAL[k] for k in ("epochs", "batch_size", "lr", "momentum", "weight_decay", "milestones", "m_end", "augment", "validation", "evaluate_every", "epoch_steps")},
     "attack": {k: USUAL[k] for k in ("eps", "alpha", "steps", "random_start", "norm", "box", "keep", "schedule")} | {"kind": USUAL["norm"], "loss": USUAL["norm"]},
     "evaluation": {k: USUAL[k] for k in ("eps", "steps", "norm")} | {"kind": USUAL["norm"]},
-    "rule": {k: USUAL[k] for k in ("name", "m", "normalize", "method", "joint", "weight_decay", "max_iter")} | {"loss": USUAL["norm"], "t": RADIUS, "chunks": integer(1)},
+    "rule": {k: USUAL[k] for k in ("name", "m", "normalize", "method", "joint", "weight_decay", "max_iter")} | {"loss": USUAL["norm"], "t": number(0), "chunks": integer(1)},
     "model": {k: USUAL[k] for k in ("hidden", "activation", "norm")} | {"name": USUAL["norm"]},
     "kernels": {k: USUAL[k] for k in ("precision", "channels_last", "compile")},
-}  # fmt: skip
+}
 GOOD = {"weight_decay": 0.0, "norm": "Linf", "name": "ddi", "keep": "last", "kind": "PGD", "loss": "cross_entropy", "method": "gram",
-        "activation": "celu", "precision": "float32", "compile": "off", "box": (0.0, 1.0), "milestones": (0.5,), "hidden": (8,)}  # fmt: skip
+        "activation": "celu", "precision": "float32", "compile": "off", "box": (0.0, 1.0), "milestones": (0.5,), "hidden": (8,)}
 FRACTIONS = ("eps", "alpha", "t")  # "8/255" is a number here
 ODD = ("8/0", "1e400", "a", "nan", "inf", "8/255/2", "", "-1/3", "1/-0", "0x10", "1_", "½")
 
@@ -135,12 +141,12 @@ def in_tables() -> Iterator[Case]:
                     yield f"override {text}", lambda t=text: ["run", file(), t, "--dry-run"], (key,)
 
 
-NUMBERS = (("1", 1), ("True", True), ("1.5", 1.5), ("a string", "a"), ("empty", ""), ("a list", ["a"]), ("NaN", math.nan), ("a table", {"a": 1}), ("tables", [{"a": 1}]), ("empty list", []))  # fmt: skip
+NUMBERS = (("1", 1), ("True", True), ("1.5", 1.5), ("a string", "a"), ("empty", ""), ("a list", ["a"]), ("NaN", math.nan), ("a table", {"a": 1}), ("tables", [{"a": 1}]), ("empty list", []))
 TOP: dict[str, tuple[str, ...]] = {  # key: labels of the values that are right
     "title": ("a string", "empty"), "figure": ("a string", "empty"), "experiment": ("a string",), "data": (),
     "seeds": ("1",), "model": (), "setting": (), "attack": (), "evaluation": (), "rule": (), "kernels": (), "phases": ("empty list",),
     "grid": (), "arms": (), "nonsense": (),
-}  # fmt: skip
+}
 
 
 def at_top() -> Iterator[Case]:
@@ -156,16 +162,16 @@ def at_top() -> Iterator[Case]:
     for seeds in (0, -1, [], [-1], ["a"], [1.5], [True], 10**9, [0, 0], [2**63], [[0]]):
         yield f"seeds = {seeds}", lambda v=seeds: ["run", file(lambda t: t.update(seeds=v) if v != [2**63] else t.update(seeds=["9223372036854775808"])), "--dry-run"], ("seeds",)
     for phases in ([1], ["a"], [{}], [{"start": "a"}], [{"start": 1.0}], [{"start": -0.5}], [{"start": math.nan}], [{"start": True}], [{"start": 0.5, "rule": 5}],
-                   [{"start": 0.5, "rule": {"name": "x"}}], [{"start": 0.5, "attack": []}], [{"start": 0.5, "nonsense": 1}], [{"rule": {"name": "ddi"}}], [{"rule": "ddi"}], [[]]):  # fmt: skip
+                   [{"start": 0.5, "rule": {"name": "x"}}], [{"start": 0.5, "attack": []}], [{"start": 0.5, "nonsense": 1}], [{"rule": {"name": "ddi"}}], [{"rule": "ddi"}], [[]]):
         yield f"phases = {phases}", lambda v=phases: ["run", file(lambda t: t.update(phases=v)), "--dry-run"], ("phase", "start", "rule", "attack")
     for grid in ({"lr": [1]}, {"setting.lr": 0.1}, {"setting.lr": []}, {"nonsense.lr": [1]}, {"setting.nonsense": [1]}, {"setting.lr": ["a"]}, {"setting.lr": [[0.1]]},
                  {"setting.lr": {"a": 1}}, {"a.b.c": [1]}, {"": [1]}, {"setting.": [1]}, {"setting.lr": [0.1, 0.1]}, {"setting.seed": [0, 1]}, {"rule.name": ["ddi", "../../x"]},
-                 {f"setting.{k}": list(range(1, 1001)) for k in ("epochs", "validation", "evaluate_every", "m_end")}):  # fmt: skip
+                 {f"setting.{k}": list(range(1, 1001)) for k in ("epochs", "validation", "evaluate_every", "m_end")}):
         yield f"grid = {str(grid)[:50]}", lambda v=grid: ["run", file(lambda t: t.update(grid=v)), "--dry-run"], ("grid", *grid, *(k.split(".")[-1] for k in grid))
     for name in ("", ".", "..", "../a", "a/b", "/a", "a\nb", "a" * 300, "a\\b", " ", "a\x1b[31m"):
         yield f"an arm's name {name[:10]!r}", lambda v=name: ["run", file(lambda t: t.update(arms={v: {}})), "--dry-run"], ("arm", "name")
         yield f"an experiment's name {name[:10]!r}", lambda v=name: ["run", file(lambda t: t.update(experiment=v)), "--dry-run"], ("experiment", "name")
-    for what, text in (("nothing of TOML", b"\x00\x01"), ("Latin-1", 'title = "é"'.encode("latin-1")), ("cut", b'data = "tin'), ("two of a key", b"data = 'a'\ndata = 'b'"), ("UTF-16", 'data = "a"'.encode("utf-16")), ("JSON", b'{"data": 1}'), ("a CSV", b"a,b\n1,2\n")):  # fmt: skip
+    for what, text in (("nothing of TOML", b"\x00\x01"), ("Latin-1", 'title = "é"'.encode("latin-1")), ("cut", b'data = "tin'), ("two of a key", b"data = 'a'\ndata = 'b'"), ("UTF-16", 'data = "a"'.encode("utf-16")), ("JSON", b'{"data": 1}'), ("a CSV", b"a,b\n1,2\n")):
         yield f"a file of {what}", lambda v=text: ["run", file(text=v), "--dry-run"], ("bad.toml",)
     for path in ("none.toml", ".", "tiny.npz", "", "none/none.toml", "a\0b", "bad.toml/x", "~nobody/x.toml"):
         yield f"no file: {path!r}", lambda v=path: (file(), ["run", v, "--dry-run"])[1], ("TOML", "experiment")
@@ -183,7 +189,7 @@ def overrides() -> Iterator[Case]:
                  "rule.chunks=2", "rule.name=DDI", "rule.name=", "rule.m=0", "rule.m=2.5", "rule.t=1", "attack.eps=8/0", "attack.eps=1e400", "attack.eps=-1", "attack.eps=a/b", "attack.eps=nan",
                  "attack.box=[0]", "attack.box=[1,0]", "attack.box=0", "attack.kind=pgd", "attack.loss=mse", "attack.schedule=8", "attack.schedule=inverse_time(0)", "attack.schedule=inverse_time(", "attack.steps=2 3",
                  "attack.steps=", "evaluation.kind=None", "kernels.precision=fp16", "kernels.compile=true", "setting.milestones=0.5", "setting.milestones=[1.5]", "setting.milestones=[\"a\"]",
-                 "setting.validation=10000", "setting.batch_size=10000", "setting.validation=0", "setting.m_end=0", "settings.lr=1", "Setting.lr=1", "setting.LR=1", "setting.lr=1e-400", "setting.lr=\u00bd"):  # fmt: skip
+                 "setting.validation=10000", "setting.batch_size=10000", "setting.validation=0", "setting.m_end=0", "settings.lr=1", "Setting.lr=1", "setting.LR=1", "setting.lr=1e-400", "setting.lr=\u00bd"):
         key = text.partition("=")[0]
         words = ("override", "key=value", key or "=", key.split(".")[-1] or "=", "batch")
         yield f"run {text}", lambda v=text: ["run", file(), v, "--dry-run"], words
@@ -192,7 +198,7 @@ def overrides() -> Iterator[Case]:
 def options() -> Iterator[Case]:
     whole = ("0", "-1", "a", "1.5", "", "nan", "1e3", "999999999999999999999999")
     run = {"--seeds": whole, "--epochs": whole, "--checkpoint-every": whole, "--arms": ("c", "a,c", "a b", "A", "../a"), "--device": ("gpu", "cuda:99", "", "cpu:-1", "cuda", "meta", "cpu,cuda", "0"),
-           "--out": ("bad.toml", "bad.toml/x", "a\0b"), "--nonsense": ("1",)}  # fmt: skip
+           "--out": ("bad.toml", "bad.toml/x", "a\0b"), "--nonsense": ("1",)}
     for option, values in run.items():
         for value in values:
             yield f"run {option} {value!r}", lambda o=option, v=value: ["run", file(), o, v, "--quiet"], (option, option.strip("-"), option.strip("-").replace("-", "_"), *(("GPU",) if option == "--device" else ()), *(("arm",) if option == "--arms" else ()), *((value,) if option == "--out" and value else ()))
@@ -244,13 +250,13 @@ def data_files() -> Iterator[Case]:
         "object labels": {"y_train": y.astype(object)}, "huge label": {"y_train": y + 10**12}, "other test size": {"x_test": np.zeros((4, 5, 5), np.uint8)}, "other test channels": {"x_test": np.zeros((4, 4, 4, 3), np.uint8)},
         "a class only tested": {"y_test": np.array([0, 1, 2, 9])}, "object images": {"x_train": x.astype(object)}, "one label for all": {"y_train": np.zeros((), int)}, "a name": {"x_train": np.array("x")},
         "structured": {"x_train": np.zeros(12, [("a", np.uint8)])}, "uint64 labels beyond int64": {"y_train": np.full(12, 2**63, np.uint64)},
-    }  # fmt: skip
+    }
     files: dict[str, Callable[[], str]] = {k: functools.partial(packed, **v) for k, v in arrays.items()}
     files |= {
         "cut": lambda: damaged_zip(lambda b: b[: len(b) // 2]), "empty": lambda: damaged_zip(lambda b: b""), "no zip": lambda: damaged_zip(lambda b: b"hello"),
         "a flipped byte": lambda: damaged_zip(lambda b: b[:300] + bytes([b[300] ^ 255]) + b[301:]), "a pickle": lambda: damaged_zip(lambda b: __import__("pickle").dumps([1])),
         "an .npy": lambda: damaged_zip(lambda b: _npy()), "zeros": lambda: damaged_zip(lambda b: bytes(len(b))), "a zip of text": lambda: _zip(),
-    }  # fmt: skip
+    }
     for label, make in files.items():
         yield f"data with {label}", lambda m=make: ["data", m()], ("bad.npz",)
 
@@ -293,11 +299,11 @@ class Runs:
 HARM: dict[str, Callable[[Path], Any]] = {
     "missing": Path.unlink, "empty": lambda p: p.write_bytes(b""), "cut": lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]),
     "of zeros": lambda p: p.write_bytes(bytes(p.stat().st_size)), "of noise": lambda p: p.write_bytes(b"\xff\x00\xfe" * 50), "a folder": lambda p: (p.unlink(), p.mkdir()),
-}  # fmt: skip
+}
 WEIGHTS: dict[str, Callable[[Path], Any]] = {
     "with a flipped byte": flip, "a list": lambda p: torch.save([1], p), "of another network": lambda p: torch.save({"model": torch.nn.Linear(2, 2).state_dict(), "epoch": 1}, p),
     "a pickle that runs": lambda p: torch.save(Runs(), p), "without its keys": lambda p: torch.save({}, p),
-}  # fmt: skip
+}
 
 
 def record_files() -> Iterator[Case]:
@@ -321,7 +327,7 @@ def record_files() -> Iterator[Case]:
     changes: dict[str, Callable[[dict[str, Any]], Any]] = {
         "no model": lambda c: c.pop("model"), "another network": lambda c: c["model"].update(hidden=[9]), "another name": lambda c: c["model"].update(name="SmallNet"), "no data": lambda c: c.pop("data"),
         "other data": lambda c: c.update(data="digits"), "unknown key": lambda c: c.update(nonsense=1), "no setting": lambda c: c.update(setting=5),
-    }  # fmt: skip
+    }
     for harm, how in changes.items():
         def write(path: Path, how: Callable[[dict[str, Any]], Any] = how) -> None:
             config = tomllib.loads(path.read_text())
@@ -331,7 +337,15 @@ def record_files() -> Iterator[Case]:
         yield f"evaluate, config.toml with {harm}", lambda w=write: ["evaluate", copied(config_toml=w)], ("config.toml", "a-seed0", "model", "data", "setting", "network", "nonsense")
 
 
-FAMILIES = {"tables": in_tables, "top": at_top, "overrides": overrides, "options": options, "data": data_files, "records": record_files}
+# fmt: on
+FAMILIES = {
+    "tables": in_tables,
+    "top": at_top,
+    "overrides": overrides,
+    "options": options,
+    "data": data_files,
+    "records": record_files,
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -351,7 +365,9 @@ def prepared(folder: Path) -> Iterator[Path]:
         Path("good.toml").write_text(tomli_w.dumps(EXPERIMENT))
         with quiet():
             assert call(["run", "good.toml", "--arms", "a", "--quiet"])[0] == 0
-            assert call(["evaluate", copied()])[0] == 0 and call(["run", file(), "--dry-run"])[0] == 0
+            assert (
+                call(["evaluate", copied()])[0] == 0 and call(["run", file(), "--dry-run"])[0] == 0
+            )
         yield folder
     finally:
         os.chdir(before)

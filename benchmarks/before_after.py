@@ -25,7 +25,9 @@ rules = {"PGD-7": ("single", {}), "DDi, m = 3": ("ddi", {"m": 3})}
 rules["product, 4 chunks"] = ("product", {"m": 2, "method": "chunks", "chunks": 4})
 rules["product, 8 chunks"] = ("product", {"m": 2, "method": "chunks", "chunks": 8})
 rules["product, matrix-free"] = ("product", {"m": 2, "method": "matrix-free"})
-jobs = {n: lambda r=ddi.descent_rule(k, **o): r(net, x, y, ddi.PGD()) for n, (k, o) in rules.items()}
+pgd = ddi.PGD()
+made = {n: ddi.descent_rule(kind, **options) for n, (kind, options) in rules.items()}
+jobs = {n: lambda r=rule: r(net, x, y, pgd) for n, rule in made.items()}
 fast = ddi.descent_rule("product", m=2, method="chunks", chunks=4)
 jobs["FAST product, 4 chunks"] = lambda: fast(net, x, y, ddi.FAST())
 jobs["attack PGD-7"] = lambda: ddi.PGD()(net, x, y)
@@ -33,7 +35,8 @@ large, few, labels = ddi.ResNet18(3, 10), x[:32], y[:32]
 jobs["ResNet-18, 10 restarts"] = lambda: ddi.FAST().restarts(large, few, labels, 10)
 jobs["ResNet-18, FAST product"] = lambda: fast(large, few, labels, ddi.FAST())
 jobs["solver, m = 10, x 20"] = lambda: [ddi.min_norm_point(M @ M.T) for _ in range(20)]
-jobs["solver, 32 groups of 2"] = lambda: ddi.min_norm_product(many @ many.T, torch.arange(32).repeat(2))
+pairs = torch.arange(32).repeat(2)
+jobs["solver, 32 groups of 2"] = lambda: ddi.min_norm_product(many @ many.T, pairs)
 took = {}
 for name, job in jobs.items():
     job()

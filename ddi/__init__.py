@@ -2,7 +2,17 @@
 product direction.
 """
 
-from ddi.attacks import FAST, FGSM, PGA, PGD, cross_entropy, frozen, inverse_time, margin_loss
+from ddi.attacks import (
+    FAST,
+    FGSM,
+    PGA,
+    PGD,
+    Attack,
+    as_attack,
+    cross_entropy,
+    inverse_time,
+    margin_loss,
+)
 from ddi.danskin import (
     Certificate,
     SteepestDescent,
@@ -23,7 +33,6 @@ from ddi.evaluate import (
     robust_accuracy,
 )
 from ddi.experiment import Run, read_experiment
-from ddi.fast import Fast, Kernels
 from ddi.models import MLP, Normalize, ResNet18, SmallNet
 from ddi.product import (
     ProductPoint,
@@ -35,18 +44,21 @@ from ddi.product import (
 from ddi.record import Record, RunWriter, provenance, read_record, read_records
 from ddi.simplices import project_simplex
 from ddi.solver import MinNormPoint, bundle, min_norm_point, min_norm_product
-from ddi.threat import L2, LInf, threat_model
+from ddi.state import frozen
+from ddi.threat import L2, LInf, Threat, threat_model
 from ddi.trainer import Phase, Setting, train
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "FAST", "FGSM", "L2", "MLP", "PGA", "PGD", "RULES", "Accuracy", "Certificate", "Dataset", "Fast", "Kernels",
-    "LInf", "MinNormPoint", "Normalize", "Phase", "ProductPoint", "Record", "ResNet18", "Rule", "Run", "RunWriter",
-    "Setting", "SmallNet", "SteepestDescent", "Step", "assign_gradient", "autoattack_accuracy", "bundle",
-    "certify", "chunk_gradients", "cifar10", "clean_accuracy", "crop_and_flip", "cross_entropy", "descent_rule",
-    "digits", "directional_derivative", "frozen", "gram_matrix", "inverse_time", "load_data", "margin_loss",
-    "masking_signs", "min_norm_point", "min_norm_product", "mnist", "one_sided", "per_sample_gradients",
-    "product_point", "project_simplex", "provenance", "read_experiment", "read_record", "read_records",
-    "robust_accuracy", "sample_losses", "steepest_descent", "threat_model", "train", "two_sided",
+    "FAST", "FGSM", "L2", "MLP", "PGA", "PGD", "RULES", "Accuracy", "Attack", "Certificate",
+    "Dataset", "LInf", "MinNormPoint", "Normalize", "Phase", "ProductPoint", "Record", "ResNet18",
+    "Rule", "Run", "RunWriter", "Setting", "SmallNet", "SteepestDescent", "Step", "Threat",
+    "as_attack", "assign_gradient", "autoattack_accuracy", "bundle", "certify", "chunk_gradients",
+    "cifar10", "clean_accuracy", "crop_and_flip", "cross_entropy", "descent_rule", "digits",
+    "directional_derivative", "frozen", "gram_matrix", "inverse_time", "load_data", "margin_loss",
+    "masking_signs", "min_norm_point", "min_norm_product", "mnist", "one_sided",
+    "per_sample_gradients", "product_point", "project_simplex", "provenance", "read_experiment",
+    "read_record", "read_records", "robust_accuracy", "sample_losses", "steepest_descent",
+    "threat_model", "train", "two_sided",
 ]  # fmt: skip

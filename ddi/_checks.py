@@ -1,22 +1,24 @@
-"""What comes in, and the words for what may not: every check of an argument that this package
-makes.
+"""Every check of an argument that this package makes, and the words for what may not come in.
 
 A check returns what it was given, as plain Python where it was a NumPy number, or raises
-``ValueError`` with one
-sentence: the argument's name, what is expected of it, and what it was. Callers keep what a check
-returns.
+``ValueError`` with one sentence: the argument's name, what is expected of it, and what it was.
+Callers keep what a check returns; a frozen dataclass does so with :func:`store`.
 """
 
 import math
-import numbers
-from collections.abc import Collection, Mapping
+import reprlib
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Kind = TypeVar("Kind")
+Interval = tuple[float, float]
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 
 def refuse(name: str, expected: str, value: Any) -> NoReturn:
@@ -27,18 +29,29 @@ def refuse(name: str, expected: str, value: Any) -> NoReturn:
 def shown(value: Any) -> str:
     """``value`` in a few words: what a reader of an error needs to recognise it."""
     if isinstance(value, Tensor):
-        return (
-            f"a tensor of {str(value.dtype).removeprefix('torch.')} and shape {tuple(value.shape)}"
-        )
+        kind = str(value.dtype).removeprefix("torch.")
+        layout = "" if value.layout == torch.strided else "sparse "
+        place = "" if value.device.type == "cpu" else f" on {value.device}"
+        return f"a {layout}tensor of {kind} and shape {tuple(value.shape)}{place}"
     if isinstance(value, np.ndarray):
         return f"a NumPy array of {value.dtype} and shape {value.shape}"
-    text = repr(value)
-    text = text if len(text) <= 80 else text[:77] + "..."
-    return (
-        text
-        if isinstance(value, (str, numbers.Number, type(None), Collection))
-        else f"{text} of {type(value)}"
-    )
+    if isinstance(value, nn.Module):
+        return f"the module {type(value).__name__}"
+    if isinstance(value, (tuple, list)) and any(isinstance(v, (Tensor, np.ndarray)) for v in value):
+        first = ", ".join(shown(v) for v in value[:3])
+        return f"a {type(value).__name__} of {len(value)}: {first}"
+    try:
+        text = " ".join(_SHORT.repr(value).split())
+    except Exception:  # an integer of many thousand digits; an object that cannot show itself
+        text = "a value"
+    plain = isinstance(value, (str, int, float, np.generic, type(None), Collection, type))
+    return text if plain else f"{text} of type {type(value).__name__}"
+
+
+def store(thing: object, **values: Any) -> None:
+    """Set fields of a frozen dataclass: what its checks return replaces what was given."""
+    for name, value in values.items():
+        object.__setattr__(thing, name, value)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -98,7 +111,21 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-# -------------------------------------------------------------------------------------------------
+def interval(name: str, value: Any) -> Interval | None:
+    """``None``, or a pair ``(low, high)`` of finite numbers with ``low < high``."""
+    if value is None:
+        return None
+    pair = value if isinstance(value, (tuple, list)) and len(value) == 2 else (None, None)
+    try:
+        low, high = finite(name, pair[0]), finite(name, pair[1])
+    except ValueError:
+        low = high = 0.0
+    if not low < high:
+        refuse(name, "None or (low, high), finite numbers with low < high", value)
+    return low, high
+
+
+# --------------------------------------------------------------------------------------------------
 
 
 def one_of(name: str, value: Any, allowed: Collection[str] | Mapping[str, Any]) -> str:
@@ -111,7 +138,7 @@ def one_of(name: str, value: Any, allowed: Collection[str] | Mapping[str, Any]) 
 def function(name: str, value: Kind) -> Kind:
     """Something that can be called (and is no class)."""
     if not callable(value) or isinstance(value, type):
-        refuse(name, "callable", value)
+        refuse(name, "callable (and no class)", value)
     return value
 
 
@@ -120,6 +147,11 @@ def instance(name: str, value: Any, kind: type[Kind]) -> Kind:
     if not isinstance(value, kind):
         refuse(name, f"a {kind.__module__.partition('.')[0]} {kind.__name__}", value)
     return value
+
+
+def choice(name: str, value: Any, table: Mapping[str, Kind]) -> Kind:
+    """What stands in this table under this word."""
+    return table[one_of(name, value, table)]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -132,40 +164,61 @@ def float_tensor(
     shape: tuple[int, ...] | None = None,
     all_finite: bool = True,
 ) -> Tensor:
-    """A non-empty, real floating-point tensor with at least ``ndim`` axes, or of exactly that
-    ``shape``, all finite.
+    """A non-empty, dense, real floating-point tensor with at least ``ndim`` axes, or of exactly
+    that ``shape``; all finite, unless that is not asked.
     """
-    if not isinstance(value, Tensor) or not value.is_floating_point():
+    dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+    if not dense or not value.is_floating_point():
         refuse(name, "a floating-point tensor", value)
     if shape is not None and tuple(value.shape) != shape:
         refuse(name, f"a floating-point tensor of shape {shape}", value)
     if value.ndim < ndim or value.numel() == 0:
-        refuse(name, f"a non-empty tensor with at least {ndim} axes", value)
-    if all_finite and not all(math.isfinite(v) for v in torch.aminmax(value.detach())):
-        raise ValueError(f"{name} must be finite, got NaN or infinite entries")
+        axes = f"{ndim} ax{'is' if ndim == 1 else 'es'}"
+        refuse(name, f"a non-empty tensor with at least {axes}", value)
+    if all_finite:
+        _range(name, value)
     return value
 
 
-def images(name: str, value: Any, box: tuple[float, float] | None = None) -> Tensor:
+def _range(name: str, value: Tensor) -> Interval:
+    """Least and largest entry, both finite; one wait for the device."""
+    low, high = torch.stack(torch.aminmax(value.detach())).tolist()
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"{name} must be finite, got NaN or infinite entries")
+    return low, high
+
+
+def images(name: str, value: Any, box: Interval | None = None) -> Tensor:
     """A non-empty batch ``(B, ...)`` of finite floats, inside the box up to the rounding of its own
     dtype.
     """
-    x = float_tensor(name, value, 2)
+    x = float_tensor(name, value, 2, all_finite=False)
+    low, high = _range(name, x)
     if box is not None:
-        low, high = (float(v) for v in torch.aminmax(x.detach()))
-        room = 4 * torch.finfo(x.dtype).eps * max(abs(box[0]), abs(box[1]), 1e-30)
+        room = 4 * torch.finfo(x.dtype).eps * max(abs(box[0]), abs(box[1]))
         if low < box[0] - room or high > box[1] + room:
             outside = low if low < box[0] - room else high
             raise ValueError(f"{name} must lie in the box {box}, got a value of {outside!r}")
     return x
 
 
+def batch_of(name: str, value: Any, batch: int) -> Tensor:
+    """A dense tensor with one entry a sample, ``(batch, ...)``: what a loss of one's own compares
+    with.
+    """
+    dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+    if not dense or value.shape[:1] != (batch,):
+        refuse(name, f"a tensor of length {batch}, one entry a sample", value)
+    return value
+
+
 def labels(name: str, value: Any, batch: int, classes: int | None = None) -> Tensor:
     """Integer class labels, int64 of shape ``(batch,)``, from 0 (to ``classes - 1``)."""
-    if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.shape != (batch,):
-        refuse(name, f"an int64 tensor of shape ({batch},)", value)
+    dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+    if not dense or value.dtype != torch.int64 or value.shape != (batch,):
+        refuse(name, f"class labels, an int64 tensor of shape ({batch},)", value)
     if batch:
-        low, high = (int(v) for v in torch.aminmax(value))
+        low, high = torch.stack(torch.aminmax(value)).tolist()
         if low < 0 or (classes is not None and high >= classes):
             top = "" if classes is None else f" to {classes - 1}"
             raise ValueError(
@@ -179,8 +232,8 @@ def logits(value: Any, batch: int) -> Tensor:
     if (
         not isinstance(value, Tensor)
         or not value.is_floating_point()
-        or value.shape[:1] != (batch,)
         or value.ndim != 2
+        or len(value) != batch
     ):
         refuse("the model's output", f"a floating-point tensor of logits, ({batch}, C)", value)
     return value
@@ -203,3 +256,45 @@ def random_source(name: str, value: Any, device: torch.device) -> torch.Generato
             f"{name} must be on {device.type} like the images, got one on {value.device}"
         )
     return value
+
+
+def device(name: str, value: Any) -> torch.device:
+    """A device that torch can use here, by its name or as it is."""
+    try:
+        return torch.empty(0, device="" if value is None else value).device
+    except (RuntimeError, AssertionError, TypeError, ValueError):
+        refuse(name, "a device that torch can use here (cpu, cuda, ...)", value)
+
+
+def network(name: str, value: Any) -> Callable[[Tensor], Any]:
+    """A model that can be called: a module whose lazy layers have seen their first batch, or any
+    other callable.
+    """
+    function(name, value)
+    if isinstance(value, nn.Module):
+        for where, tensor in [*value.named_parameters(), *value.named_buffers()]:
+            if torch.nn.parameter.is_lazy(tensor):
+                raise ValueError(
+                    f"{name} must be initialised, got the lazy {where}: call it on a batch first"
+                )
+    return value
+
+
+def answer(model: Callable[[Tensor], Any], images: Tensor) -> Any:
+    """``model(images)``; where that fails because the two do not fit, words that say so."""
+    try:
+        return model(images)
+    except RuntimeError as error:
+        own = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+        if own is not None and own.is_inference():
+            raise ValueError(
+                "model must be made outside torch.inference_mode, got one whose parameters "
+                "autograd does not know"
+            ) from error
+        if own is not None and (own.dtype, own.device) != (images.dtype, images.device):
+            raise ValueError(
+                f"x must be of the model's dtype and on its device ({own.dtype}, {own.device}), "
+                f"got {images.dtype} on {images.device}"
+            ) from error
+        error.add_note(f"(raised by the model, for images of shape {tuple(images.shape)})")
+        raise

@@ -1,22 +1,45 @@
 """Attacks: approximate maximisers of ``L(theta, x + d, y)`` over the threat set ``S(x)``.
 
-An attack is an object called as ``attack(model, x, y, generator=None) -> delta``; it maximises
-every sample's loss separately and returns ``delta`` of ``x``'s shape, detached and inside the set.
-The model comes back as it was.
+An :class:`Attack` is called as ``attack(model, x, y, generator=None) -> delta``; it maximises every
+sample's loss separately and returns ``delta`` of ``x``'s shape, detached. The model and the
+caller's tensors come back as they were. :class:`PGD` is the one loop of the field's iterated
+attacks; whoever writes another attack writes a subclass of :class:`Attack`, or a function
+``(model, x, y) -> delta``, which :func:`as_attack` makes one.
+
+In eval mode a sample's perturbation does not depend on the other samples of its batch, unless the
+model couples them: BatchNorm without running statistics (``track_running_stats=False``) does. Then
+the batch is attacked as a whole, and the result depends on how it was cut.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ddi.threat import Box, Projection, Threat, number, threat_model, whole
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-Model = Callable[[Tensor], Tensor]
-ALL = slice(None)
+from ddi._checks import (
+    answer,
+    batch_of,
+    finite,
+    flag,
+    function,
+    interval,
+    labels,
+    logits,
+    network,
+    non_negative,
+    one_device,
+    one_of,
+    positive_int,
+    random_source,
+    refuse,
+    store,
+)
+from ddi.adversary import ALL, Attack, as_attack, part_of, sizes
+from ddi.losses import OF_LOGITS, Loss, cross_entropy, margin_loss
+from ddi.state import Model, Precision, frozen
+from ddi.threat import Box, Projection, Threat, threat_model
 
 __all__ = [
     "FAST",
@@ -24,35 +47,19 @@ __all__ = [
     "PGA",
     "PGD",
     "Attack",
+    "Loss",
+    "as_attack",
     "cross_entropy",
-    "frozen",
     "inverse_time",
     "margin_loss",
 ]
-
-
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy in nats, one value a sample: ``log sum_j exp(z_j) - z_y``; shapes ``(B, C),
-    (B,) -> (B,)``.
-    """
-    return nn.functional.cross_entropy(logits, labels, reduction="none")
-
-
-def margin_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Margin ``max_{j != y} z_j - z_y``, one value a sample; positive exactly where the model is
-    fooled.
-    """
-    true = labels[:, None] == torch.arange(logits.shape[1], device=labels.device)
-    return logits.masked_fill(true, -torch.inf).amax(1) - logits.gather(1, labels[:, None]).squeeze(
-        1
-    )
 
 
 def inverse_time(start: int = 8) -> Callable[[int], float]:
     """Step schedule ``1 / max(1, step - start + 1)``, steps counted from 1 (the paper's "PGD-70 -
     1/t", section 5.3).
     """
-    whole("start", start)
+    start = positive_int("start", start)
 
     def schedule(step: int) -> float:
         return 1.0 / max(1, step - start + 1)
@@ -61,92 +68,64 @@ def inverse_time(start: int = 8) -> Callable[[int], float]:
     return schedule
 
 
-@contextmanager
-def frozen(model: Model) -> Iterator[None]:
-    """Evaluate in eval mode without weight gradients; on leaving, also by an exception, restore
-    everything.
+@dataclass(frozen=True)
+class PGD(Attack):
+    """Iterated FGSM with a random start: the adversary of Madry et al. (2018) and Kurakin et al.
+    (2017).
 
-    Restored are every submodule's training flag, every parameter's ``requires_grad`` and ``.grad``
-    and every buffer.
-    """
-    if not isinstance(model, nn.Module):
-        yield
-        return
-    modes = [(m, m.training) for m in model.modules()]
-    params = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    buffers = [
-        (m, n, b, b.clone())
-        for m in model.modules()
-        for n, b in m._buffers.items()
-        if b is not None
-    ]
-    try:
-        model.eval()
-        for p, _, _ in params:
-            p.requires_grad_(False)
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for p, requires, grad in params:
-            p.requires_grad_(requires)
-            p.grad = grad
-        with torch.no_grad():
-            for module, name, buffer, value in buffers:
-                module._buffers[name] = buffer.copy_(value)
+    ``d <- project(d + alpha_t * s(grad))`` where ``s`` is the sign (``"Linf"``) or the gradient
+    divided by its norm (``"L2"``), and ``alpha_t = alpha * schedule(t)`` for steps ``t = 1 ...
+    steps``. From a corner of the ball to the opposite one it is ``2 * eps``: with ``alpha * steps <
+    2 * eps`` a random start is not forgotten.
 
+    Args:
+        eps: radius of the ball. alpha: step length, in the same units. steps: number of steps, ``>=
+            1``.
+        random_start: start uniformly in the ball, clipped to the box; otherwise at 0.
+        norm: ``"Linf"`` or ``"L2"``. loss: ``loss(logits, labels)`` with one value a sample.
+        box: range of the images, or ``None``. keep: ``"last"`` iterate, or the ``"best"`` of all, a
+            sample at a time.
+        schedule: multiplier of ``alpha`` by step, counted from 1, or ``None`` for 1.
+        autocast: run the model in bf16 (``torch.autocast``); loss, steps and projections stay in
+            the images' dtype. Whatever is found is a valid perturbation, perhaps a weaker one.
 
-def check_labels(labels: Tensor, batch: int, classes: int | None = None) -> None:
-    """Raise ``ValueError`` unless ``labels`` has ``batch`` entries and, given ``classes``, lies in
-    ``0 ... classes - 1``.
-    """
-    if not isinstance(labels, Tensor) or labels.shape[:1] != (batch,):
-        raise ValueError(
-            f"labels must have length {batch}, got {tuple(getattr(labels, 'shape', ()))}"
-        )
-    if classes is None:
-        return
-    if labels.ndim != 1 or labels.dtype != torch.int64:
-        raise ValueError(
-            f"labels must be int64 of shape ({batch},), got {labels.dtype} {tuple(labels.shape)}"
-        )
-    low, high = labels.min().item(), labels.max().item()
-    if low < 0 or high >= classes:
-        raise ValueError(f"labels must lie in 0 ... {classes - 1}, got {low} ... {high}")
-
-
-class Attack:
-    """A start, and ``steps`` ascent steps each followed by a projection. Subclasses are the attacks
-    of the field.
+    Raises:
+        ValueError: for an argument that is none of these; ``eps`` and ``alpha`` must be ``>= 0``.
     """
 
-    eps: float
-    alpha: float
-    steps: int
-    random_start: bool
-    norm: str
-    loss: Loss
-    box: Box
-    keep: str
-    schedule: Callable[[int], float] | None
+    eps: float = 8 / 255
+    alpha: float = 2 / 255
+    steps: int = 7
+    random_start: bool = True
+    norm: str = "Linf"
+    loss: Loss = cross_entropy
+    box: Box = (0.0, 1.0)
+    keep: str = "last"
+    schedule: Callable[[int], float] | None = None
+    autocast: bool = False
 
     def __post_init__(self) -> None:
-        self.threat  # noqa: B018  (checks eps, norm and box)
-        number("alpha", self.alpha)
-        whole("steps", self.steps)
-        if self.keep not in ("last", "best"):
-            raise ValueError(f'keep must be "last" or "best", got {self.keep!r}')
-        for name in ("loss", "schedule"):
-            value = getattr(self, name)
-            if not callable(value) and not (name == "schedule" and value is None):
-                raise ValueError(f"{name} must be callable, got {value!r}")
+        store(self, eps=non_negative("eps", self.eps), alpha=non_negative("alpha", self.alpha))
+        store(self, steps=positive_int("steps", self.steps), box=interval("box", self.box))
+        for name in ("random_start", "autocast"):
+            store(self, **{name: flag(name, getattr(self, name))})
+        one_of("keep", self.keep, ("last", "best"))
+        function("loss", self.loss)
+        if self.schedule is not None:
+            function("schedule", self.schedule)
+        threat_model(self.norm, self.eps, self.box)
 
     @property
     def threat(self) -> Threat:
         """The set that the perturbations are chosen from."""
         return threat_model(self.norm, self.eps, self.box)
 
-    def _direction(self, gradient: Tensor) -> Tensor:
+    @property
+    def passes(self) -> int:
+        """One forward-and-backward pass a step (``keep="best"`` takes one more forward pass)."""
+        return self.steps
+
+    def direction(self, gradient: Tensor) -> Tensor:
         """What an ascent step adds, before ``alpha``: the unit step of the norm."""
         return self.threat.steepest(gradient)
 
@@ -163,18 +142,15 @@ class Attack:
             generator: source of the random start; the same state gives the same perturbation.
 
         Returns:
-            ``delta``, of ``x``'s shape and dtype, detached, inside ``S(x)``.
+            ``delta``, of ``x``'s shape and dtype, detached, inside ``S(x)``; ``x + delta`` is
+            inside the box as computed in that dtype.
 
         Raises:
             ValueError: for an empty or non-finite batch, images outside the box, labels of wrong
-                length or range.
+                shape, dtype or range, and a model or a loss that does not return what it must.
+            FloatingPointError: if the gradient in the images is not finite.
         """
-        self.threat.check(x)
-        check_labels(y, x.shape[0])
-        project = self.threat.projection(x.detach())
-        return self._ascend(
-            model, x.detach(), y, self._start(x.detach(), generator, project), project
-        )
+        return self._attack(model, x, y, 1, generator, None, ALL)[0]
 
     def restarts(
         self,
@@ -201,61 +177,112 @@ class Attack:
         Returns:
             Tensor of shape ``(m, *x[part].shape)``.
         """
-        whole("m", m)
-        if chunk is not None:
-            whole("chunk", chunk)
+        m, chunk = sizes(m, chunk, part)
+        if chunk is None and isinstance(x, Tensor) and not x.is_cuda:
+            chunk = max(1, 96 * 3072 // max(1, x[:1].numel()))
+        return self._attack(model, x, y, m, generator, chunk, part)
+
+    def _attack(
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor,
+        m: int,
+        generator: torch.Generator | None,
+        chunk: int | None,
+        part: slice,
+    ) -> Tensor:
+        self._check(model, x, y, generator)
+        passes = Precision.of(x.device, self.autocast)
+        with passes.algebra():
+            x, y = _usable(x), _usable(y)
+            every = x.repeat(m, *[1] * (x.ndim - 1))
+            start = self._start(every, generator).view(m, *x.shape)[:, part].flatten(0, 1)
+            x, y = part_of(x, part), y[part]
+            many, targets = x.repeat(m, *[1] * (x.ndim - 1)), y.repeat(m, *[1] * (y.ndim - 1))
+            pieces = -(-len(many) // (chunk or len(many)))  # of one size, or nearly
+            size = -(-len(many) // pieces)
+            each = zip(*(torch.split(t, size) for t in (many, targets, start)), strict=True)
+            found = [_Ascent(self, model, passes, *piece).run() for piece in each]
+            return torch.cat(found).view(m, *x.shape)
+
+    def _check(self, model: Any, x: Any, y: Any, generator: Any) -> None:
+        network("model", model)
+        one_device(x=x, y=y)
         self.threat.check(x)
-        check_labels(y, x.shape[0])
-        start = self._start(x.detach().repeat(m, *[1] * (x.ndim - 1)), generator)
-        start, x, y = start.view(m, *x.shape)[:, part].flatten(0, 1), x.detach()[part], y[part]
-        many, labels = x.repeat(m, *[1] * (x.ndim - 1)), y.repeat(m, *[1] * (y.ndim - 1))
-        most = chunk or (len(many) if x.is_cuda else max(1, 96 * 3072 // x[0].numel()))
-        size = -(-len(many) // -(-len(many) // most))  # pieces of one size, or nearly
-        pieces = zip(many.split(size), labels.split(size), start.split(size), strict=True)
-        found = [self._ascend(model, *piece, self.threat.projection(piece[0])) for piece in pieces]
-        return torch.cat(found).view(m, *x.shape)
+        (labels if self.loss in OF_LOGITS else batch_of)("y", y, len(x))
+        random_source("generator", generator, x.device)
 
-    def _start(
-        self, x: Tensor, generator: torch.Generator | None, project: Projection | None = None
-    ) -> Tensor:
-        return (
-            self.threat.sample(x, generator, project) if self.random_start else torch.zeros_like(x)
-        )
+    def _start(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        return self.threat.sample(x, generator) if self.random_start else torch.zeros_like(x)
 
-    def _ascend(
-        self, model: Model, x: Tensor, y: Tensor, delta: Tensor, project: Projection
-    ) -> Tensor:
-        attacked = getattr(model, "attacked", model)
-        best = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
-        kept = delta
-        with frozen(model), torch.enable_grad():
-            for step in range(1, self.steps + 1):
-                delta.requires_grad_(True)
-                values = self._values(attacked, x + delta, y, check=step == 1)
-                (gradient,) = torch.autograd.grad(values.sum(), delta)
-                delta = delta.detach()
-                if self.keep == "best":
-                    best, kept = _better(values.detach(), delta, best, kept)
-                size = self.alpha * (self.schedule(step) if self.schedule else 1.0)
-                delta = project(delta.add_(self._direction(gradient), alpha=size))
-            if self.keep == "last":
-                return delta
-            with torch.no_grad():
-                return _better(self._values(attacked, x + delta, y), delta, best, kept)[1]
 
-    def _values(self, model: Model, images: Tensor, y: Tensor, check: bool = False) -> Tensor:
-        logits = model(images)
-        if check and self.loss in (cross_entropy, margin_loss):
-            if logits.ndim != 2:
-                raise ValueError(
-                    f"model must return logits of shape (B, C), got {tuple(logits.shape)}"
-                )
-            check_labels(y, len(images), logits.shape[1])
-        values = self.loss(logits, y)
-        if values.shape != (len(images),):
-            raise ValueError(
-                f"loss must return one value a sample, ({len(images)},), got {tuple(values.shape)}"
+@dataclass
+class _Ascent:
+    """One batch on its way up."""
+
+    attack: PGD
+    model: Model
+    passes: Precision
+    x: Tensor
+    y: Tensor
+    delta: Tensor
+
+    def run(self) -> Tensor:
+        """The attack's steps from ``delta``."""
+        attack, x, delta = self.attack, self.x, self.delta
+        project: Projection = attack.threat.projection(x)
+        best, kept = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device), delta
+        wrong = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        with frozen(self.model):
+            for step in range(1, attack.steps + 1):
+                values, gradient = self._pass(delta, first=step == 1)
+                bad = ~gradient.flatten(1).abs().amax(1).isfinite() & (wrong == 0)
+                wrong = torch.where(bad, step, wrong)  # looked at once, below: no wait for a GPU
+                if attack.keep == "best":
+                    best, kept = _better(values, delta, best, kept)
+                size = attack.alpha
+                if attack.schedule is not None:
+                    size *= finite(f"schedule({step})", attack.schedule(step), low=0.0)
+                delta = project(delta.add(attack.direction(gradient), alpha=size))
+            if attack.keep == "best":
+                with torch.no_grad():
+                    kept = _better(self._values(delta), delta, best, kept)[1]
+        if wrong.any():
+            count, first = int((wrong > 0).sum()), int(wrong[wrong > 0].min())
+            raise FloatingPointError(
+                f"the loss's gradient in the images is NaN or infinite for {count} of {len(x)} "
+                f"samples, first in step {first} of {attack.steps}"
             )
+        return kept if attack.keep == "best" else delta
+
+    def _pass(self, delta: Tensor, first: bool) -> tuple[Tensor, Tensor]:
+        """Losses, and their gradients in the perturbations."""
+        delta = delta.detach().requires_grad_(True)
+        values = self._values(delta, first)
+        gradient = None
+        if values.requires_grad:
+            (gradient,) = torch.autograd.grad(values.sum(), delta, allow_unused=True)
+        if gradient is None:
+            raise ValueError(
+                "loss(model(x), y) must be differentiable in x, got one without a path back to the "
+                "images (a detach, an argmax or a no_grad in the model?)"
+            )
+        return values.detach(), gradient
+
+    def _values(self, delta: Tensor, first: bool = False) -> Tensor:
+        loss, images = self.attack.loss, self.x + delta
+        output = self.passes.forward(lambda images: answer(self.model, images), images)
+        if first and loss in OF_LOGITS:
+            labels("y", self.y, len(images), logits(output, len(images)).shape[1])
+        values = loss(output, self.y)
+        shape = (len(images),)
+        if (
+            not isinstance(values, Tensor)
+            or values.shape != shape
+            or not values.is_floating_point()
+        ):
+            refuse("loss", f"a function that returns one value a sample, {shape}", values)
         return values
 
 
@@ -266,35 +293,10 @@ def _better(values: Tensor, delta: Tensor, best: Tensor, kept: Tensor) -> tuple[
     )
 
 
-@dataclass(frozen=True)
-class PGD(Attack):
-    """Iterated FGSM with a random start: the adversary of Madry et al. (2018) and Kurakin et al.
-    (2017).
-
-    ``d <- project(d + alpha_t * s(grad))`` where ``s`` is the sign (``"Linf"``) or the gradient
-    divided by its norm (``"L2"``), and ``alpha_t = alpha * schedule(t)`` for steps ``t = 1 ...
-    steps``. From a corner of the ball to the opposite one it is ``2 * eps``: with ``alpha * steps <
-    2 * eps`` a random start is not forgotten.
-
-    Args:
-        eps: radius of the ball. alpha: step length, in the same units. steps: number of steps, ``>=
-            1``.
-        random_start: start uniformly in the ball, clipped to the box; otherwise at 0.
-        norm: ``"Linf"`` or ``"L2"``. loss: ``loss(logits, labels)`` with one value a sample.
-        box: range of the images, or ``None``. keep: ``"last"`` iterate, or the ``"best"`` of all, a
-            sample at a time.
-        schedule: multiplier of ``alpha`` by step, counted from 1, or ``None`` for 1.
-    """
-
-    eps: float = 8 / 255
-    alpha: float = 2 / 255
-    steps: int = 7
-    random_start: bool = True
-    norm: str = "Linf"
-    loss: Loss = cross_entropy
-    box: Box = (0.0, 1.0)
-    keep: str = "last"
-    schedule: Callable[[int], float] | None = None
+def _usable(tensor: Tensor) -> Tensor:
+    """Without its graph; a tensor made under ``inference_mode`` as a copy that autograd knows."""
+    tensor = tensor.detach()
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 @dataclass(frozen=True)
@@ -307,46 +309,42 @@ class PGA(PGD):
     loss with ``L``-Lipschitz gradient.
     """
 
-    def _direction(self, gradient: Tensor) -> Tensor:
+    def direction(self, gradient: Tensor) -> Tensor:
+        """The gradient itself."""
         return gradient
 
 
 @dataclass(frozen=True)
-class FGSM(Attack):
+class FGSM(PGD):
     """Fast gradient sign method (Goodfellow et al. 2015): ``project(eps * s(grad at 0))``; one
     step, no random start.
 
-    ``s`` is the sign (``"Linf"``) or the normalised gradient (``"L2"``). Arguments as for
-    :class:`PGD`.
+    ``s`` is the sign (``"Linf"``) or the normalised gradient (``"L2"``). It takes ``eps, norm,
+    loss, box, autocast``, as :class:`PGD` does.
     """
 
-    eps: float = 8 / 255
-    norm: str = "Linf"
-    loss: Loss = cross_entropy
-    box: Box = (0.0, 1.0)
+    alpha: float = field(default=0.0, init=False)  # the one step has the length of the radius
+    steps: int = field(default=1, init=False)
+    random_start: bool = field(default=False, init=False)
+    keep: str = field(default="last", init=False)
+    schedule: None = field(default=None, init=False)
 
-    steps, random_start, keep, schedule = 1, False, "last", None
-
-    @property
-    def alpha(self) -> float:  # type: ignore[override]
-        """The one step has the length of the radius."""
-        return self.eps
+    def __post_init__(self) -> None:
+        store(self, alpha=self.eps)
+        super().__post_init__()
 
 
 @dataclass(frozen=True)
-class FAST(Attack):
+class FAST(PGD):
     """FGSM from a random start (Wong et al. 2020): uniform start, one step of ``alpha``,
     projection.
 
-    Arguments as for :class:`PGD`; the default ``alpha = 10/255`` is 1.25 times ``eps``, as in that
-    paper.
+    It takes ``eps, alpha, norm, loss, box, autocast`` (and ``random_start`` by name), as
+    :class:`PGD` does; the default ``alpha = 10/255`` is 1.25 times ``eps``, as in that paper.
     """
 
-    eps: float = 8 / 255
     alpha: float = 10 / 255
-    norm: str = "Linf"
-    loss: Loss = cross_entropy
-    box: Box = (0.0, 1.0)
-    random_start: bool = True
-
-    steps, keep, schedule = 1, "last", None
+    steps: int = field(default=1, init=False)
+    random_start: bool = field(default=True, kw_only=True)
+    keep: str = field(default="last", init=False)
+    schedule: None = field(default=None, init=False)

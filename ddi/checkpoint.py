@@ -1,62 +1,186 @@
-"""Checkpoints that a run can be killed around: written atomically, read as weights only, checked
-before they are used.
+"""The files of a run that it can be killed around: written atomically, locked, with digests,
+checked before they are used.
+
+One of the two modules of a run's folder; :mod:`ddi.record` is what a reader sees of it.
 """
 
+import hashlib
+import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
+from torch import Tensor
 
-__all__ = ["Checkpoints", "save_atomically"]
+from ddi.identity import differences
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock: there two processes on one folder are not told apart
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["Checkpoints", "Lock", "load_weights", "save_atomically", "write_atomically"]
 
 
-def save_atomically(thing: Any, path: Path) -> None:
-    """``torch.save`` such that ``path`` holds, at every moment, what it held before or all of
-    ``thing``.
-    """
-    temporary = path.with_suffix(".tmp")
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
+    """Write so that ``path`` holds, at every moment, what it held before or all of ``content``."""
+    temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "wb") as file:
-        torch.save(thing, file)
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def save_atomically(thing: Any, path: Path) -> None:
+    """``torch.save``, atomically; a table gets its ``sha256``, checked by :func:`load_weights`."""
+    if isinstance(thing, dict):
+        thing = thing | {"sha256": digest(thing)}
+    buffer = io.BytesIO()  # so that a full disk is an OSError, whatever torch makes of it
+    torch.save(thing, buffer)
+    write_atomically(path, buffer.getbuffer())
+
+
+def load_weights(path: Path) -> dict[str, Any]:
+    """What :func:`save_atomically` wrote, on the CPU, never executing anything that it holds.
+
+    Raises:
+        FileNotFoundError: if there is none. ValueError: if it is damaged, with the reason.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"there are no weights {path}")
+    try:
+        found = torch.load(path, weights_only=True, map_location="cpu")
+        if not isinstance(found, dict):
+            raise TypeError("no table")
+    except OSError:
+        raise
+    except Exception as error:  # whatever a damaged file makes of itself
+        raise ValueError(f"{path} cannot be read ({type(error).__name__})") from error
+    sha256 = found.pop("sha256", None)
+    if sha256 is not None and sha256 != digest(found):
+        raise ValueError(f"{path} cannot be read (its content does not have its sha256)")
+    return found
+
+
+def digest(thing: Any) -> str:
+    """Hash of nested tables, lists, tensors and plain values."""
+    hashed = hashlib.sha256()
+
+    def update(value: Any) -> None:
+        if isinstance(value, Tensor):
+            hashed.update(f"{tuple(value.shape)} {value.dtype}".encode())
+            data = value.detach().cpu().contiguous().reshape(-1)
+            hashed.update(data.view(torch.uint8).numpy().data)
+        elif isinstance(value, Mapping):
+            for key, inner in value.items():
+                hashed.update(repr(key).encode())
+                update(inner)
+        elif isinstance(value, (list, tuple)):
+            hashed.update(f"{len(value)} values".encode())
+            for inner in value:
+                update(inner)
+        else:
+            hashed.update(repr(value).encode())
+
+    update(thing)
+    return hashed.hexdigest()
+
+
+class Lock:
+    """One process at a time in a folder; the system lets go of it when the process ends, however.
+
+    Raises:
+        FileExistsError: if another process holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = None
+        if fcntl is None:
+            return
+        self._file = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            raise FileExistsError(
+                f"{folder} is in use: another process is writing this run"
+            ) from None
+        except OSError:  # a file system without locks
+            self.release()
+
+    def release(self) -> None:
+        """Let go."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
 
 
 class Checkpoints:
     """Two files, the newest checkpoint and the one before.
 
     Args:
-        folder: where they are kept. run: what decides the run; a checkpoint of another run is not
-            used.
+        folder: where they are kept.
+        run: what decides the run (:func:`ddi.identity.flat`), or ``None`` to read any.
     """
 
-    def __init__(self, folder: Path, run: dict[str, Any]) -> None:
-        self.newest, self.before, self.run = (
-            folder / "checkpoint.pt",
-            folder / "checkpoint.previous.pt",
-            repr(run),
-        )
+    def __init__(self, folder: Path, run: dict[str, str] | None) -> None:
+        self.newest, self.before = folder / "checkpoint.pt", folder / "checkpoint.previous.pt"
+        self.run = run
+        self._sound = False  # whether the newest is known to be good
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write ``state``; at every moment a complete checkpoint lies on the disk."""
-        if self.newest.exists():
+        """Write ``state``; where a good checkpoint lay on the disk, one lies there throughout."""
+        new = self.newest.with_suffix(".new")
+        save_atomically({"run": self.run, "state": state}, new)
+        if self._sound and self.newest.exists():  # a damaged one does not push out the one before
             os.replace(self.newest, self.before)
-        save_atomically({"run": self.run, "state": state}, self.newest)
+        os.replace(new, self.newest)
+        self._sound = True
 
     def load(self) -> dict[str, Any] | None:
-        """The newest usable state, or ``None``; says of a file that is truncated or foreign that it
-        was passed over.
+        """The newest good state, or ``None`` if there are no checkpoints; says which was damaged.
+
+        Raises:
+            FileExistsError: if one belongs to another run, with what differs; nothing is touched.
+            ValueError: if there are some, and none can be read.
         """
+        reasons = []
         for path in (self.newest, self.before):
-            if not path.exists():
-                continue
             try:
-                found = torch.load(path, weights_only=True, map_location="cpu")
-                if found["run"] == self.run:
-                    return found["state"]
-                reason = "it belongs to another run"
-            except Exception as error:  # whatever a damaged file makes of itself
-                reason = f"it cannot be read ({type(error).__name__})"
-            print(f"{path}: passed over, {reason}", flush=True)
+                found = load_weights(path)
+            except FileNotFoundError:
+                continue
+            except ValueError as error:
+                reasons.append(str(error))
+                continue
+            self._check(path, found)
+            for reason in reasons:
+                print(f"{reason}: passed over", flush=True)
+            self._sound = path == self.newest
+            state: dict[str, Any] = found["state"]
+            return state
+        if reasons:
+            raise ValueError(f"{'; '.join(reasons)}: move it away to begin the run again")
         return None
+
+    def _check(self, path: Path, found: dict[str, Any]) -> None:
+        run = found.get("run")
+        if "state" not in found or not isinstance(run, dict):
+            raise FileExistsError(
+                f"{path} was written by an older version of this package, which cannot go on from "
+                "it; move its folder away to begin the run again"
+            )
+        if self.run is not None and (words := differences(run, self.run)):
+            raise FileExistsError(f"{path} belongs to another run: {words}; {MOVE}")
+
+
+MOVE = "move that folder away, or choose another"

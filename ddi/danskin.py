@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddi.simplices import Simplices, check_floats
+from ddi import _checks
+from ddi.simplices import check_groups
 from ddi.solver import min_norm_product
-from ddi.threat import number
 
 __all__ = [
     "Certificate",
@@ -57,34 +57,57 @@ class Certificate:
     descends: bool
 
 
+LARGEST = 1e300  # of a squared norm: no partial sum of the products of such rows overflows
+
+
 def gram_matrix(gradients: Tensor, block: int | None = None) -> Tensor:
-    """``G_ij = <g_i, g_j>`` of the rows of ``(n, d)``, accumulated in float64 over blocks of
-    columns; ``(n, n)`` float64.
+    """``G_ij = <g_i, g_j>`` of the rows of ``(..., n, d)``, accumulated in float64 over blocks of
+    columns; ``(..., n, n)`` float64.
 
     By default a block is as large as a CPU's cache holds well, and on a GPU a million columns.
 
     Squaring costs half the digits: distances of the hull from 0 below about ``1.5e-8 max||g||`` are
-    not resolved.
+    not resolved, entries below about 1e-162 square to 0, and rows longer than 1e150 are refused,
+    since the sum of their products can overflow to infinity or NaN as the processor adds it up.
+    (:func:`steepest_descent` divides by the largest entry first.)
+
+    Raises:
+        ValueError: for rows that are not finite, or longer than 1e150.
     """
-    block = block or (1 << 20 if gradients.is_cuda else 1 << 15)
-    pieces = check_floats("gradients", gradients, 2, finite=False).split(block, dim=-1)
-    gram = sum(p @ p.mT for p in (piece.double() for piece in pieces))
-    if not torch.isfinite(
-        gram
-    ).all():  # the rows are large, and looked through only where something is wrong
-        check_floats("gradients", gradients, 2)
+    _checks.float_tensor("gradients", gradients, 2, all_finite=False)
+    gram = products(gradients, None if block is None else _checks.positive_int("block", block))
+    if not (gram.diagonal(dim1=-2, dim2=-1) <= LARGEST).all():
+        _checks.float_tensor("gradients", gradients, 2)  # says so if they are not finite
+        raise ValueError("gradients must have norms of at most 1e150, got larger: rescale them")
     return gram
 
 
-def _layout(gradients: Tensor, groups: Tensor | None) -> Simplices:
-    check_floats("gradients", gradients, 2)
+def products(rows: Tensor, block: int | None = None) -> Tensor:
+    """The Gram matrix, unchecked: where a row is not finite its diagonal entry is not, either."""
+    pieces = torch.split(rows, block or (1 << 20 if rows.is_cuda else 1 << 15), -1)
+    gram = rows.new_zeros(*rows.shape[:-1], rows.shape[-2], dtype=torch.float64)
+    for piece in pieces:
+        wide = piece.double()
+        gram += wide @ wide.mT
+    return gram
+
+
+def _check(gradients: Tensor, groups: Tensor | None) -> Tensor:
+    """The groups of ``(n, d)`` gradients, on their device."""
+    _checks.float_tensor("gradients", gradients, 2)
     if gradients.ndim != 2:
         raise ValueError(f"gradients must have shape (n, d), got {tuple(gradients.shape)}")
     n = len(gradients)
-    groups = (
-        torch.zeros(n, dtype=torch.int64, device=gradients.device) if groups is None else groups
-    )
-    return Simplices(groups, n, gradients.device)
+    if groups is None:
+        return torch.zeros(n, dtype=torch.int64, device=gradients.device)
+    return check_groups(groups, n).to(gradients.device)
+
+
+def _largest(values: Tensor, groups: Tensor) -> Tensor:
+    """The largest value of each group."""
+    labels, group = torch.unique(groups, return_inverse=True)
+    least = torch.full_like(labels, -torch.inf, dtype=values.dtype)
+    return least.scatter_reduce(0, group, values, "amax")
 
 
 def directional_derivative(
@@ -101,14 +124,11 @@ def directional_derivative(
     Returns:
         A scalar in the dtype of ``gradients``.
     """
-    simplices = _layout(gradients, groups)
-    check_floats("direction", direction, 1)
-    if direction.shape != gradients.shape[1:]:
-        raise ValueError(
-            f"direction must have shape {tuple(gradients.shape[1:])}, got {tuple(direction.shape)}"
-        )
-    products = gradients.double() @ direction.double()
-    return (products * simplices.vertex(-products[None])[0]).sum().to(gradients.dtype)
+    groups = _check(gradients, groups)
+    _checks.float_tensor("direction", direction, shape=tuple(gradients.shape[1:]))
+    _checks.one_device(gradients=gradients, direction=direction)
+    slopes = gradients.double() @ direction.double()
+    return _largest(slopes, groups).sum().to(gradients.dtype)
 
 
 def steepest_descent(
@@ -126,19 +146,18 @@ def steepest_descent(
             ``>= 0``.
         method: of :func:`ddi.solver.min_norm_point`.
     """
-    simplices, tol = _layout(gradients, groups), number("tol", tol)
+    groups, tol = _check(gradients, groups), _checks.non_negative("tol", tol)
     gradients = gradients.detach()
     largest = gradients.abs().max()
     unit = gradients / torch.where(largest > 0, largest, 1.0)
-    weights = min_norm_product(gram_matrix(unit), simplices.group, method=method).weights
+    weights = min_norm_product(gram_matrix(unit), groups, method=method).weights
     point = weights @ unit.double()
-    norms = unit.double().norm(dim=1)
-    reach = (norms * simplices.vertex(-norms[None])[0]).sum()
+    reach = _largest(unit.double().norm(dim=1), groups).sum()
     norm = point.norm()
     weights = weights.to(gradients.dtype)
     if norm > tol * reach:
         direction = (-point / norm).to(gradients.dtype)
-        slope = directional_derivative(unit, direction, simplices.group) * largest
+        slope = directional_derivative(unit, direction, groups) * largest
         if slope < 0:  # rounding can eat a slope far below max ||g||
             return SteepestDescent(direction, weights, slope, False)
     return SteepestDescent(torch.zeros_like(gradients[0]), weights, gradients.new_zeros(()), True)
@@ -168,23 +187,25 @@ def certify(
         ValueError: for negative or non-finite ``lipschitz`` or ``radius``, or the wrong number of
             them.
     """
-    slope = directional_derivative(gradients, direction, groups).double()
-    count = _layout(gradients, groups).count
-    pair = []
-    for name, value in (("lipschitz", lipschitz), ("radius", radius)):
-        value = torch.as_tensor(value, dtype=torch.float64).cpu()
-        if (
-            value.shape not in ((), (count,))
-            or not torch.isfinite(value).all()
-            or (value < 0).any()
-        ):
-            raise ValueError(
-                f"{name} must be finite and >= 0, a scalar or {count} values, got {value.tolist()}"
-            )
-        pair.append(value.expand(count))
-    slack = (pair[0] * pair[1]).sum() * direction.double().norm().cpu()
-    bound = (slope.cpu() + slack).item()
+    slope = directional_derivative(gradients, direction, groups).double().cpu()
+    count = len(torch.unique(_check(gradients, groups)))
+    constants = _each("lipschitz", lipschitz, count) * _each("radius", radius, count)
+    bound = (slope + constants.sum() * direction.double().norm().cpu()).item()
     return Certificate(bound, bound < 0)
+
+
+def _each(name: str, value: float | Tensor, count: int) -> Tensor:
+    """A value a group, ``(count,)`` float64, all finite and at least 0."""
+    if isinstance(value, Tensor) and value.shape == (count,):
+        found = value.detach().double().cpu()
+    elif isinstance(value, Tensor) and value.shape != ():
+        _checks.refuse(name, f"a number or a tensor of {count} values", value)
+    else:
+        number = value.item() if isinstance(value, Tensor) else value
+        found = torch.tensor(_checks.non_negative(name, number), dtype=torch.float64).expand(count)
+    if not torch.isfinite(found).all() or (found < 0).any():
+        raise ValueError(f"{name} must be finite and >= 0, got {found.tolist()}")
+    return found
 
 
 Phi = Callable[[Tensor], Tensor | float]
@@ -194,16 +215,16 @@ def one_sided(phi: Phi, theta: Tensor, direction: Tensor, t: float = 1e-6) -> fl
     """One-sided difference quotient ``(phi(theta + t s) - phi(theta)) / t`` for ``t > 0``; tends to
     ``D_s phi`` (eq. 6).
     """
-    number("t", t, strict=True)
+    t = _checks.positive("t", t)
     return (float(phi(theta + t * direction)) - float(phi(theta))) / t
 
 
 def two_sided(phi: Phi, theta: Tensor, direction: Tensor, t: float = 1e-6) -> float:
     """Two-sided quotient ``(phi(theta + t s) - phi(theta - t s)) / (2 t)``.
 
-    Where ``phi`` has a kink it has a limit all the same, the mean of two one-sided derivatives, and
-    the limit is no
-    directional derivative: ``phi = |theta|`` at 0 gives 0.
+    Where ``phi`` has a kink it has a limit all the same, half the difference of the slopes along
+    ``s`` and along ``-s``, and the limit is no directional derivative: ``phi = |theta|`` at 0 gives
+    0.
     """
-    number("t", t, strict=True)
+    t = _checks.positive("t", t)
     return (float(phi(theta + t * direction)) - float(phi(theta - t * direction))) / (2 * t)

@@ -5,6 +5,9 @@ Images are float32 NCHW in ``[0, 1]``, labels int64. ``DDI_DATA`` names the fold
 
 import hashlib
 import os
+import struct
+import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,17 +16,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddi.threat import whole
+from ddi import _checks
+from ddi._checks import (
+    flag,
+    float_tensor,
+    integer,
+    labels,
+    one_device,
+    positive_int,
+    random_source,
+    refuse,
+    store,
+)
 
 __all__ = ["Dataset", "cifar10", "crop_and_flip", "digits", "load_data", "mnist"]
 
 SETS = ("digits", "mnist", "cifar10")
+TENSORS = ("x_train", "y_train", "x_test", "y_test")
+DAMAGED = (
+    *(OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, AssertionError),
+    *(RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error, struct.error),
+)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training and test images ``(N, C, H, W)`` in ``[0, 1]`` and labels ``(N,)``, with the number
-    of classes.
+    """Training and test images ``(N, C, H, W)``, of one shape, dtype and device, and int64 labels
+    ``(N,)`` in ``0 ... classes - 1``.
+
+    Images are in ``[0, 1]``, unless the attacks' box says otherwise; it is there that their values
+    are checked.
+
+    Raises:
+        ValueError: for tensors that are not so.
     """
 
     name: str
@@ -33,25 +58,46 @@ class Dataset:
     y_test: Tensor
     classes: int
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            refuse("name", "a word", self.name)
+        store(self, classes=positive_int("classes", self.classes))
+        one_device(**{name: getattr(self, name) for name in TENSORS})
+        for split in ("train", "test"):
+            x = float_tensor(f"x_{split}", getattr(self, f"x_{split}"), 2, all_finite=False)
+            labels(f"y_{split}", getattr(self, f"y_{split}"), len(x), self.classes)
+        train, test = self.x_train, self.x_test
+        if (train.shape[1:], train.dtype) != (test.shape[1:], test.dtype):
+            refuse("x_test", f"of shape (N, *{tuple(train.shape[1:])}) and {train.dtype}", test)
+
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> "Dataset":
-        """A copy on another device, with images of another floating dtype."""
-        move = {
-            f: getattr(self, f).to(device=device)
-            for f in ("x_train", "y_train", "x_test", "y_test")
-        }
+        """A copy on another device, with images of another floating dtype.
+
+        Raises:
+            ValueError: for a device that is not there, or a dtype that is not floating-point.
+        """
+        if device is not None:
+            device = _checks.device("device", device)
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            refuse("dtype", "a floating-point torch.dtype", dtype)
+        move = {name: getattr(self, name).to(device=device) for name in TENSORS}
         return replace(
             self, **{f: v.to(dtype or v.dtype) if f[0] == "x" else v for f, v in move.items()}
         )
 
     def pair(self, zero: int = 0, one: int = 1) -> "Dataset":
-        """The two-class part: images of class ``zero`` get label 0, those of class ``one`` label 1."""
-        if zero == one or not {zero, one} <= set(range(self.classes)):
-            raise ValueError(
-                f"zero and one must be two classes of 0 ... {self.classes - 1}, got {zero!r} and {one!r}"
-            )
-        parts = {}
+        """The two-class part: images of class ``zero`` get label 0, those of class ``one`` label 1.
+
+        Raises:
+            ValueError: unless these are two of the classes, each with an image.
+        """
+        last = self.classes - 1
+        zero, one = integer("zero", zero, 0, last), integer("one", one, 0, last)
+        if zero == one:
+            raise ValueError(f"zero and one must be two classes, got {zero} and {one}")
+        parts: dict[str, Tensor] = {}
         for split in ("train", "test"):
             x, y = getattr(self, f"x_{split}"), getattr(self, f"y_{split}")
             keep = (y == zero) | (y == one)
@@ -64,10 +110,14 @@ class Dataset:
 
         Returns:
             The data set with the remaining training images, and the validation images and labels.
+
+        Raises:
+            ValueError: unless ``count`` is from 1 to one less than there are.
         """
-        whole("count", count, len(self.x_train) - 1)
-        order = torch.randperm(len(self.x_train), generator=torch.Generator().manual_seed(seed))
-        held, rest = order[:count].to(self.x_train.device), order[count:].to(self.x_train.device)
+        count = positive_int("count", count, len(self.x_train) - 1)
+        source = torch.Generator().manual_seed(integer("seed", seed, 0, 2**63 - 1))
+        order = torch.randperm(len(self.x_train), generator=source).to(self.x_train.device)
+        held, rest = order[:count], order[count:]
         smaller = replace(self, x_train=self.x_train[rest], y_train=self.y_train[rest])
         return smaller, self.x_train[held], self.y_train[held]
 
@@ -99,7 +149,7 @@ def mnist(root: str | Path | None = None, download: bool = False) -> Dataset:
     """MNIST, 60 000 + 10 000 images of 28x28; arguments and errors as for :func:`cifar10`."""
     from torchvision import datasets
 
-    return _stored("mnist", datasets.MNIST, root, download)
+    return _stored("mnist", datasets.MNIST, (1, 28, 28), root, download)
 
 
 def cifar10(root: str | Path | None = None, download: bool = False) -> Dataset:
@@ -109,16 +159,17 @@ def cifar10(root: str | Path | None = None, download: bool = False) -> Dataset:
         root: a folder that holds torchvision's layout or ``cifar10.npz``, or the path of an
             ``.npz`` file with ``x_train, y_train, x_test, y_test`` (uint8 images NHWC or NHW,
             integer labels; read without pickle); default the environment variable ``DDI_DATA``,
-            else ``./data``.
+            else ``./data``. ``~`` is the home folder.
         download: let torchvision fetch it.
 
     Raises:
-        FileNotFoundError: if it is not there, naming the ways to get it.
-        ValueError: for an ``.npz`` without these arrays, or with other dtypes or shapes.
+        FileNotFoundError: if it is not there, naming the ways to get it, or cannot be downloaded.
+        ValueError: for a damaged file, and an ``.npz`` without these arrays, or with other dtypes,
+            shapes or layouts.
     """
     from torchvision import datasets
 
-    return _stored("cifar10", datasets.CIFAR10, root, download)
+    return _stored("cifar10", datasets.CIFAR10, (3, 32, 32), root, download)
 
 
 def load_data(name: str, download: bool = False) -> Dataset:
@@ -129,71 +180,96 @@ def load_data(name: str, download: bool = False) -> Dataset:
         FileNotFoundError: if it is not there. ValueError: if an ``.npz`` does not hold what
             :func:`cifar10` says.
     """
+    if not isinstance(name, (str, Path)) or not str(name):
+        refuse("name", f"one of {SETS}, or the name or path of an .npz file", name)
+    if name == "digits":
+        return digits()
     if name in SETS:
-        return (
-            digits()
-            if name == "digits"
-            else {"mnist": mnist, "cifar10": cifar10}[name](download=download)
-        )
-    path = (
-        Path(name)
-        if name.endswith(".npz")
-        else Path(os.environ.get("DDI_DATA", "data")) / f"{name}.npz"
-    )
+        return {"mnist": mnist, "cifar10": cifar10}[str(name)](download=download)
+    path = Path(name).expanduser()
+    if path.suffix != ".npz":
+        path = _folder(None) / f"{name}.npz"
     if not path.exists():
         raise FileNotFoundError(
-            f"data must be one of {SETS} or an .npz file, by path or by its name in DDI_DATA; no {path}"
+            f"data must be one of {SETS} or an .npz file, by path or by its name in DDI_DATA; "
+            f"no {path}"
         )
     return _read_npz(path)
 
 
-def _stored(name: str, kind: Any, root: str | Path | None, download: bool) -> Dataset:
-    root = Path(root or os.environ.get("DDI_DATA", "data"))
-    packed = root if root.suffix == ".npz" else root / f"{name}.npz"
+def _folder(root: Any) -> Path:
+    if root is not None and not isinstance(root, (str, Path)):
+        refuse("root", "a folder or the path of an .npz file", root)
+    return Path(root or os.environ.get("DDI_DATA") or "data").expanduser()
+
+
+def _stored(
+    name: str, kind: Any, shape: tuple[int, ...], root: str | Path | None, download: bool
+) -> Dataset:
+    folder, download = _folder(root), flag("download", download)
+    packed = folder if folder.suffix == ".npz" else folder / f"{name}.npz"
     if packed.exists():
-        return _read_npz(packed)
+        data = _read_npz(packed)
+        found = tuple(data.x_train.shape[1:])
+        if found != shape or data.classes > 10:
+            raise ValueError(
+                f"{packed} must hold {name}: images of {shape} (C, H, W) in 10 classes, "
+                f"got {found} in {data.classes}"
+            )
+        return replace(data, classes=10)
     try:
-        sets = [kind(root, train=train, download=download) for train in (True, False)]
-    except RuntimeError as error:
+        sets = [kind(folder, train=train, download=download) for train in (True, False)]
+    except (RuntimeError, OSError) as error:
+        ways = (
+            f"set DDI_DATA to a folder in torchvision's layout, or with {name}.npz; or use the "
+            "embedded digits()."
+        )
+        if download:
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise FileNotFoundError(
+                f"{name} could not be downloaded to {folder} ({why}). Without a network: {ways}"
+            ) from error
         raise FileNotFoundError(
-            f"{name} was not found under {root}. Three ways to get it: let torchvision download it ({name}(download=True)); "
-            f"set DDI_DATA to a folder in torchvision's layout, or with {name}.npz; or use the embedded digits()."
+            f"{name} was not found under {folder}, or is not whole. Three ways to get it: let "
+            f"torchvision download it ({name}(download=True)); {ways}"
         ) from error
-    return Dataset(
-        name,
-        *(
-            t
-            for s in sets
-            for t in (_images(np.asarray(s.data)), torch.as_tensor(s.targets).long())
-        ),
-        10,
-    )
+    except DAMAGED as error:
+        raise ValueError(f"{name} under {folder} cannot be read: it is damaged") from error
+    pairs = [(_images(np.asarray(s.data)), torch.as_tensor(s.targets).long()) for s in sets]
+    return Dataset(name, *pairs[0], *pairs[1], 10)
 
 
 def _read_npz(path: Path) -> Dataset:
-    with np.load(path, allow_pickle=False) as file:
-        missing = {"x_train", "y_train", "x_test", "y_test"} - set(file.files)
-        if missing:
-            raise ValueError(
-                f"{path} must hold x_train, y_train, x_test and y_test, but lacks {sorted(missing)}"
-            )
-        arrays = {key: file[key] for key in ("x_train", "y_train", "x_test", "y_test")}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = sorted(set(TENSORS) - set(file.files))
+            arrays = {key: file[key] for key in TENSORS if key not in missing}
+    except DAMAGED:
+        raise ValueError(
+            f"{path} cannot be read: it must be an .npz file of plain numbers, and is damaged, "
+            "something else, or holds Python objects (which are never loaded)"
+        ) from None  # NumPy's own words advise to load it unsafely
+    if missing:
+        raise ValueError(f"{path} must hold {', '.join(TENSORS)}, but lacks {', '.join(missing)}")
     for split in ("train", "test"):
         x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
-        if x.dtype != np.uint8 or x.ndim not in (3, 4) or not len(x):
+        layout = x.ndim == 3 or (x.ndim == 4 and 1 <= x.shape[3] <= 4)
+        if x.dtype != np.uint8 or not layout or not x.size:
             raise ValueError(
-                f"{path}: x_{split} must be uint8, (N, H, W) or (N, H, W, C), got {x.dtype} {x.shape}"
+                f"{path}: x_{split} must be uint8, (N, H, W) or (N, H, W, C) with the channels "
+                f"last, got {x.dtype} {x.shape}"
             )
         if not np.issubdtype(y.dtype, np.integer) or y.shape != (len(x),) or y.min() < 0:
             raise ValueError(
                 f"{path}: y_{split} must be {len(x)} labels >= 0, got {y.dtype} {y.shape}"
             )
-    parts = [
-        t
-        for s in ("train", "test")
-        for t in (_images(arrays[f"x_{s}"]), torch.tensor(arrays[f"y_{s}"]).long())
-    ]
-    return Dataset(path.stem, *parts, int(max(arrays["y_train"].max(), arrays["y_test"].max())) + 1)
+    shapes = arrays["x_train"].shape, arrays["x_test"].shape
+    if shapes[0][1:] != shapes[1][1:]:
+        raise ValueError(f"{path}: x_train and x_test must agree in shape, got {shapes}")
+    top = int(max(arrays["y_train"].max(), arrays["y_test"].max()))
+    y_train, y_test = (torch.tensor(arrays[f"y_{s}"].astype(np.int64)) for s in ("train", "test"))
+    x_train, x_test = _images(arrays["x_train"]), _images(arrays["x_test"])
+    return Dataset(path.stem, x_train, y_train, x_test, y_test, top + 1)
 
 
 def _images(x: np.ndarray) -> Tensor:
@@ -205,22 +281,21 @@ def _images(x: np.ndarray) -> Tensor:
 def crop_and_flip(x: Tensor, padding: int = 4, generator: torch.Generator | None = None) -> Tensor:
     """Random crop after zero padding, and random horizontal flip, of a batch ``(B, C, H, W)`` on
     its own device.
+
+    Args:
+        padding: pixels of zeros at every edge, ``>= 0``. generator: source of crops and flips.
     """
-    if x.ndim != 4 or padding < 0:
-        raise ValueError(
-            f"x must be (B, C, H, W) and padding >= 0, got {tuple(x.shape)} and {padding!r}"
-        )
-    batch, channels, height, width = x.shape
-    options = {"generator": generator, "device": x.device}
-    rows, columns = torch.randint(2 * padding + 1, (2, batch), **options)
-    flip = torch.rand(batch, **options) < 0.5
+    if not isinstance(x, Tensor) or x.ndim != 4 or not x.numel():
+        refuse("x", "a non-empty batch of images, (B, C, H, W)", x)
+    padding = integer("padding", padding, 0)
+    source = random_source("generator", generator, x.device)
+    batch, _, height, width = x.shape
+    rows, columns = torch.randint(2 * padding + 1, (2, batch), generator=source, device=x.device)
+    flip = torch.rand(batch, generator=source, device=x.device) < 0.5
     down = torch.arange(height, device=x.device)[None] + rows[:, None]
     across = torch.arange(width, device=x.device)
     across = torch.where(flip[:, None], across.flip(0), across) + columns[:, None]
     padded = torch.nn.functional.pad(x, [padding] * 4)
     sample = torch.arange(batch, device=x.device)
-    return (
-        padded[sample[:, None, None], :, down[:, :, None], across[:, None, :]]
-        .permute(0, 3, 1, 2)
-        .contiguous()
-    )
+    crops = padded[sample[:, None, None], :, down[:, :, None], across[:, None, :]]
+    return crops.permute(0, 3, 1, 2).contiguous()

@@ -1,9 +1,9 @@
 """Descent rules: from a batch and an attack to one update of the parameters.
 
-``rule(model, x, y, attack)`` returns a :class:`Step` whose ``gradient`` is flat, in the order of
-``model.parameters()``, and is what an optimiser *subtracts*; :func:`assign_gradient` puts it into
-``.grad``. Below, ``g_j`` is the gradient of the mean loss of the batch at its ``j``-th
-perturbation, and ``M`` has the columns ``g_1 ... g_m``.
+``rule(model, x, y, attack)`` returns a :class:`Step` whose ``gradient`` is flat, over the trainable
+parameters in the order of :func:`ddi.state.trainable`, and is what an optimiser *subtracts*;
+:func:`assign_gradient` puts it into ``.grad``. Below, ``g_j`` is the gradient of the mean loss of
+the batch at its ``j``-th perturbation, and ``M`` has the columns ``g_1 ... g_m``.
 
 - ``single``: ``g_1``, PGD training (Madry et al. 2018).
 - ``mean``: ``1/m sum_j g_j``.
@@ -16,31 +16,41 @@ perturbation, and ``M`` has the columns ``g_1 ... g_m``.
 - ``bundle``: ``M a`` for the dual of the bundle step of length ``t``: the losses weigh in, and
   nothing is normalised.
 
+A new rule is a function in ``ddi.combine.COMBINE``, from the Gram matrix and the losses to
+weights.
+
 Under ``torchrun`` every process calls the rule with the same batch and an equal generator, does its
-share of the samples,
-and gets the update of the whole batch: the gradients are summed over the processes before the Gram
-matrix.
+share of the samples, and gets the update of the whole batch: the gradients are summed over the
+processes before the Gram matrix.
 """
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ddi.attacks import Attack, Loss, Model, check_labels, cross_entropy
-from ddi.danskin import gram_matrix
+from ddi import _checks
+from ddi.adversary import AttackLike, as_attack
+from ddi.combine import COMBINE, RULES, Problem, cosines, least_norm, weigh
+from ddi.gradients import Passes, passes
+from ddi.losses import Loss, cross_entropy
 from ddi.parallel import share, total, world
-from ddi.product import product_point, product_rows, sample_losses
-from ddi.solver import bundle, min_norm_point, min_norm_product
-from ddi.threat import number, whole
+from ddi.product import (
+    METHODS,
+    STEPS,
+    check_coupling,
+    finite,
+    finite_gram,
+    frank_wolfe,
+    product_rows,
+)
+from ddi.state import frozen, once, trainable
 
-__all__ = ["RULES", "Rule", "Step", "assign_gradient", "descent_rule"]
+__all__ = ["RULES", "Rule", "Step", "applicable", "assign_gradient", "descent_rule"]
 
-RULES = ("single", "mean", "max", "min", "ddi", "comb", "product", "bundle")
-AttackLike = Attack | Callable[[Model, Tensor, Tensor], Tensor]
+CHUNKS = 8  # of a batch, if not given: memory for 8 m gradients, whatever the batch
 
 
 @dataclass(frozen=True)
@@ -50,9 +60,11 @@ class Step:
     Attributes:
         gradient: ``(d,)``, to be subtracted; 0 where no direction descends, never NaN.
         loss: mean loss of the batch, averaged over the perturbations whose gradients were taken.
-        diagnostics: ``norm`` of the combination before any normalisation, and, from several
-            gradients, ``weights`` (a tensor), ``gap`` (Frank-Wolfe), ``entropy`` of the weights
-            (nats), ``cosine_mean`` and ``cosine_min`` over the pairs of joint gradients, and
+        diagnostics: ``parameters``, the number ``d`` of trainable parameters that the direction is
+            over; ``norm`` of the combination before any normalisation; and, from several
+            gradients, ``weights`` (a tensor: ``(m,)``, or ``(m, k)`` with a column a sample),
+            ``gap`` (Frank-Wolfe), ``entropy`` of the weights (nats, the mean over the samples), and
+            if they are joint ``cosine_mean`` and ``cosine_min`` over their pairs, and
             ``negative_pairs``, how many pairs have a negative inner product.
     """
 
@@ -61,69 +73,150 @@ class Step:
     diagnostics: dict[str, Any] = field(default_factory=dict)
 
 
+# --------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Rule:
     """One descent rule with its options; call it as ``rule(model, x, y, attack, generator=None) ->
     Step``.
 
     Gradients are taken in the mode that the model is in, one batch of perturbations at a time, so
-    that BatchNorm never mixes them; its running statistics move once a call. The per-sample rules
-    (``product``, and ``bundle`` with ``joint=False``) take gradients in eval mode, since in
-    training mode BatchNorm couples the samples.
+    that BatchNorm never mixes them. The per-sample rules (``product``, and ``bundle`` with
+    ``joint=False``) take gradients in eval mode, since in training mode BatchNorm couples the
+    samples. Whatever a forward pass in training mode moves (running statistics, the state of
+    dropout's generator) moves once a call under every rule.
 
     Args:
         name: one of ``RULES``.
         m: number of perturbations (for ``comb`` of mixes, from two attacks); ``single`` takes one,
             whatever ``m`` is.
         normalize: divide by the norm; by default as in Algorithm 1: ``ddi``, ``comb`` and
-            ``product``, no other.
-        method: of the product: ``"gram"``, ``"chunks"`` or ``"matrix-free"``. chunks: for
-            ``"chunks"``.
-        max_iter: Frank-Wolfe steps of ``"matrix-free"``.
+            ``product``, no other. Not for ``bundle``.
+        method: of the per-sample rules: ``"chunks"`` (by default: the others need memory for a
+            gradient a sample and perturbation, or forward-mode derivatives), ``"gram"`` or, for
+            ``product``, ``"matrix-free"``.
+        chunks: for ``"chunks"``, by default 8, or one a sample of a smaller batch.
+        max_iter: Frank-Wolfe steps of ``"matrix-free"``, by default 1.
         t: step length of ``bundle``: the learning rate.
         joint: for ``bundle``: one weight a batch of perturbations, or (``False``) one a sample and
             perturbation.
         weight_decay: coefficient of ``1/2 ||theta||^2`` as part of every column's loss (0: leave it
             to the optimiser).
-        loss: one value a sample.
+        loss: ``loss(logits, labels)``, one value a sample.
+
+    Raises:
+        ValueError: for an unknown name, and for an option that is impossible or does not apply.
     """
 
     name: str
+    _: KW_ONLY
     m: int = 10
     normalize: bool | None = None
-    method: str = "gram"
+    method: str | None = None
     chunks: int | None = None
-    max_iter: int = 1
+    max_iter: int | None = None
     t: float | None = None
     joint: bool = True
     weight_decay: float = 0.0
     loss: Loss = cross_entropy
 
     def __post_init__(self) -> None:
-        if self.name not in RULES:
-            raise ValueError(f"name must be one of {RULES}, got {self.name!r}")
-        for name in ("m", "max_iter"):
-            whole(name, getattr(self, name))
-        number("weight_decay", self.weight_decay)
+        _checks.one_of("name", self.name, RULES)
+        self._keep(
+            m=_checks.positive_int("m", self.m),
+            joint=_checks.flag("joint", self.joint),
+            weight_decay=_checks.non_negative("weight_decay", self.weight_decay),
+            loss=_checks.function("loss", self.loss),
+        )
+        if self.normalize is not None:
+            self._keep(normalize=_checks.flag("normalize", self.normalize))
+        self._check_bundle()
+        if self.per_sample:
+            self._check_method()
+        else:
+            self._must_not_have('of a rule that is neither "product" nor joint=False', "method")
+            self._must_not_have('without method="chunks"', "chunks")
+            self._must_not_have('without method="matrix-free"', "max_iter")
+
+    def _keep(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def _must_not_have(self, why: str, name: str) -> None:
+        if getattr(self, name) is not None:
+            _checks.refuse(name, f"left out {why} (rule {self.name!r})", getattr(self, name))
+
+    def _check_bundle(self) -> None:
         if (self.t is not None) != (self.name == "bundle"):
             raise ValueError(
-                f'rule "bundle" needs t, its step length, and no other rule takes it; got t={self.t!r}'
+                't must be given for rule "bundle", its step length, and for no other, got '
+                f"t={self.t!r} for {self.name!r}"
             )
         if self.t is not None:
-            number("t", self.t, strict=True)
-        if self.name == "bundle" and self.normalize:
+            self._keep(t=_checks.positive("t", self.t))
+            if self.normalize:
+                raise ValueError(
+                    "normalize must not be True for bundle: its step has a length of its own"
+                )
+        elif not self.joint:
+            raise ValueError(f"joint must be True except for bundle, got False for {self.name!r}")
+
+    def _check_method(self) -> None:
+        allowed = METHODS if self.name == "product" else ("gram", "chunks")
+        method = "chunks" if self.method is None else _checks.one_of("method", self.method, allowed)
+        self._keep(method=method)
+        if method != "chunks":
+            self._must_not_have('without method="chunks"', "chunks")
+        elif self.chunks is not None:
+            self._keep(chunks=_checks.positive_int("chunks", self.chunks))
+        if method != "matrix-free":
+            self._must_not_have('without method="matrix-free"', "max_iter")
+            return
+        steps = STEPS if self.max_iter is None else _checks.positive_int("max_iter", self.max_iter)
+        self._keep(max_iter=steps)
+        if self.weight_decay:
             raise ValueError(
-                "normalize must not be True for bundle: its step has a length of its own"
-            )
-        if self.method == "matrix-free" and self.weight_decay:
-            raise ValueError(
-                "weight_decay inside the columns is not available with matrix-free; leave it to the optimiser"
+                "weight_decay must be 0 with matrix-free, which has no columns to put it in: leave "
+                "it to the optimiser"
             )
 
     @property
     def normalized(self) -> bool:
         """Whether the result is divided by its norm."""
         return self.name in ("ddi", "comb", "product") if self.normalize is None else self.normalize
+
+    @property
+    def per_sample(self) -> bool:
+        """Whether each sample (or chunk) has weights of its own."""
+        return self.name == "product" or not self.joint
+
+    @property
+    def attacks(self) -> int:
+        """Number of attacks on the batch in one step."""
+        return {"single": 1, "comb": 2}.get(self.name, self.m)
+
+    def passes(self, steps: int) -> int:
+        """Forward-and-backward passes of the batch that one step takes, with attacks of ``steps``
+        steps each.
+
+        Attack and gradient passes count alike; what needs no backward pass (the losses that ``max``
+        compares, those of forward mode, and the pass of the per-sample rules in training mode) is
+        not counted.
+        """
+        gradients = 1 if self.name in ("single", "max") else self.m
+        if self.max_iter is not None:
+            gradients = 1 + self.max_iter
+        return self.attacks * _checks.integer("steps", steps, 0) + gradients
+
+    def check_batch(self, k: int) -> None:
+        """Refuse a batch of ``k`` samples (of all processes) that the rule cannot divide.
+
+        Raises:
+            ValueError: if there are fewer samples than ``chunks``.
+        """
+        if self.chunks is not None and self.chunks > k:
+            raise ValueError(f"chunks must be at most the batch's {k} samples, got {self.chunks}")
 
     def __call__(
         self,
@@ -136,43 +229,35 @@ class Rule:
         """Attack the batch, take gradients and combine them.
 
         Args:
-            model: its mode, gradients and (but for one move of BatchNorm's statistics) buffers are
-                left as they are.
-            x: images ``(k, ...)``. y: labels ``(k,)``.
+            model: its mode, gradients and (but for what one forward pass moves) buffers are left as
+                they are.
+            x: images ``(k, ...)``. y: labels ``(k,)``, int64.
             attack: an attack of this package, or any ``(model, x, y) -> delta``.
             generator: source of the random starts, and of the mixes of ``comb``.
-        """
-        check_labels(y, len(x))
-        part = share(len(x))
-        deltas = self._perturb(model, x, y, attack, generator, part)
-        x, y = x[part], y[part]
-        per_sample = self.name == "product" or (self.name == "bundle" and not self.joint)
-        step = (
-            self._product(model, x, y, deltas) if per_sample else self._joint(model, x, y, deltas)
-        )
-        if not self.normalized:
-            return step
-        norm = step.gradient.norm()
-        return Step(
-            step.gradient / norm if norm > 0 else step.gradient, step.loss, step.diagnostics
-        )
 
-    def passes(self, steps: int) -> int:
-        """Forward-and-backward passes of the batch that one step takes, with attacks of ``steps``
-        steps each.
-
-        Attack and gradient passes count alike; what needs no backward pass (the losses that ``max``
-        compares, and those of forward mode) is not counted.
+        Raises:
+            ValueError: for a batch, model, attack or loss that cannot be used.
+            FloatingPointError: if a loss or a gradient is not finite.
         """
-        attacks = {"single": 1, "comb": 2}.get(self.name, self.m)
-        gradients = {"single": 1, "max": 1}.get(self.name, self.m)
-        if self.name == "product" and self.method == "matrix-free":
-            gradients = 1 + self.max_iter
-        return attacks * steps + gradients
+        with passes(model, x, y, self.loss) as through:
+            self.check_batch(len(x))
+            if self.per_sample:
+                check_coupling(model)
+            part, generator = share(len(x)), _checks.random_source("generator", generator, x.device)
+            deltas = self._perturb(through, x, y, attack, generator, part)
+            x, y = x[part], y[part]
+            if self.per_sample:
+                _move(through, x + deltas[0])
+            if self.method == "matrix-free":
+                step = self._matrix_free(through, x, y, deltas)
+            else:
+                step = self._combined(through, x, y, deltas)
+        norm = step.diagnostics["norm"]
+        return replace(step, gradient=step.gradient / norm) if self.normalized and norm else step
 
     def _perturb(
         self,
-        model: nn.Module,
+        through: Passes,
         x: Tensor,
         y: Tensor,
         attack: AttackLike,
@@ -182,162 +267,116 @@ class Rule:
         """The perturbations whose gradients are taken, ``(m, *x[part].shape)``; one for ``single``
         and ``max``.
         """
-        count = {"single": 1, "comb": 2}.get(self.name, self.m)
-        if isinstance(attack, Attack):
-            deltas = attack.restarts(model, x, y, count, generator, part=part)
-        else:
-            deltas = torch.stack([attack(model, x[part], y[part]) for _ in range(count)])
+        with through.precision.passes():
+            attack = as_attack(attack)
+            deltas = attack.restarts(through.model, x, y, self.attacks, generator, part=part)
         if self.name == "max":
-            strongest = sample_losses(model, x[part], y[part], deltas, self.loss).argmax(0)
-            return deltas[strongest, torch.arange(deltas.shape[1], device=x.device)][None]
+            with torch.no_grad(), frozen(through.model):
+                losses = torch.stack([through.losses(x[part] + d, y[part]) for d in deltas])
+            return deltas[losses.argmax(0), torch.arange(deltas.shape[1], device=x.device)][None]
         if self.name == "comb":
             bits = (torch.rand(self.m, len(x), generator=generator, device=x.device) < 0.5)[:, part]
             return torch.where(bits.view(*bits.shape, *[1] * (x.ndim - 1)), deltas[0], deltas[1])
         return deltas
 
-    def _joint(self, model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor) -> Step:
-        """Rules that give one weight to each column of ``M``."""
-        columns, values = _columns(model, x, y, deltas, self.loss)
+    def _combined(self, through: Passes, x: Tensor, y: Tensor, deltas: Tensor) -> Step:
+        """The gradients of all perturbations, joint or a part of the batch, and their mix."""
+        if self.per_sample:
+            rows, part, values = self._parts(through, x, y, deltas)
+        else:
+            rows, values = _columns(through, x, y, deltas)
+        m, parts, d = rows.shape
         if self.weight_decay:
-            columns += self.weight_decay * _flat(model.parameters())
-            values = values + self.weight_decay / 2 * _flat(model.parameters()).square().sum()
-        loss, m = float(values.mean()), len(columns)
-        if m == 1:
-            return Step(columns[0], loss, {"norm": float(columns[0].norm())})
-        gram = gram_matrix(columns).cpu()
-        even = torch.full((m,), 1 / m, dtype=gram.dtype, device=gram.device)
-        gap = math.nan
-        if self.name == "mean":
-            weights = even
-        elif self.name == "min":
-            weights = torch.zeros_like(even).index_fill(0, gram.diagonal().argmin(), 1.0)
+            theta = through.flat()
+            rows += self.weight_decay / parts * theta
+            values += self.weight_decay / 2 / parts * theta.double().square().sum()
+        rows, loss = rows.flatten(0, 1), float(finite("the loss", values).sum() / m)
+        if len(rows) == 1:
+            norm = float(finite("the gradient", rows[0].norm()))
+            return Step(rows[0], loss, {"parameters": d, "norm": norm})
+        groups = torch.arange(parts).repeat(m)
+        problem = Problem(finite_gram(rows), values.cpu().flatten(), groups, self.t)
+        weights, gap = COMBINE[self.name](problem)
+        gradient = weights.to(rows) @ rows
+        if COMBINE[self.name] is least_norm:
+            longest = problem.gram.diagonal().sqrt().view(m, parts).amax(0)
+            if gradient.norm() <= 1e-7 * longest.sum():  # 0 is in the hull: nothing descends
+                gradient = torch.zeros_like(gradient)
+        if self.per_sample:
+            more = weigh(weights.view(m, parts)[:, part], gap)
         else:
-            point = (
-                min_norm_point(gram)
-                if self.name != "bundle"
-                else bundle(gram, values.double().cpu(), self.t)
-            )
-            weights, gap = point.weights, float(point.gap)
-        gradient = weights.to(columns) @ columns
-        if self.name != "mean" and gradient.norm() <= 1e-7 * columns.norm(dim=1).max():
-            gradient = torch.zeros_like(
-                gradient
-            )  # 0 is in the hull: no direction descends on all columns
-        return Step(gradient, loss, _diagnose(gram) | _weigh(weights, gap, gradient))
+            more = weigh(weights, gap) | cosines(problem)
+        return Step(gradient, loss, {"parameters": d, "norm": float(gradient.norm())} | more)
 
-    def _product(self, model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor) -> Step:
-        """Rules that give one weight to each sample (or chunk) and perturbation."""
-        _move_statistics(model, x + deltas[0])
-        m, k, decay = len(deltas), len(x) * world(), self.weight_decay
-        if self.name == "product" and not decay:
-            options = {
-                "chunks": self.chunks,
-                "loss": self.loss,
-                "max_iter": self.max_iter,
-                "certify": False,
-            }
-            point = product_point(model, x, y, deltas, self.method, **options)
-            return Step(
-                point.vector,
-                float(point.losses.mean()),
-                _weigh(point.weights, point.gap, point.vector, k),
-            )
-        chunks = self.chunks if self.method == "chunks" else None
-        rows, part, values = product_rows(model, x, y, deltas, chunks, self.loss)
-        parts, rows, loss = rows.shape[1], rows.flatten(0, 1), float(values.mean())
-        if decay:
-            rows = rows + decay / parts * _flat(model.parameters())
-            loss += float(decay / 2 * _flat(model.parameters()).square().sum())
-        gram, groups = gram_matrix(rows), torch.arange(parts).repeat(m)
-        if self.name == "bundle":
-            chosen = values.new_zeros(m, parts, dtype=torch.float64).index_add_(
-                1, part.to(x.device), values.double() / k
-            )
-            point = bundle(gram, chosen.flatten(), self.t, groups)
-        else:
-            point = min_norm_product(gram, groups)
-        gradient = point.weights.to(rows) @ rows
+    def _parts(
+        self, through: Passes, x: Tensor, y: Tensor, deltas: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients ``(m, parts, d)``, the part of each sample, ``(k,)``, and the parts' shares of
+        the mean loss ``(m, parts)``.
+        """
+        k = len(x) * world()
+        chunks = None if self.method == "gram" else self.chunks or min(CHUNKS, k)
+        rows, part, losses = product_rows(through, x, y, deltas, chunks)
+        values = losses.new_zeros(rows.shape[:2], dtype=torch.float64)
+        return rows, part, values.index_add_(1, part.to(x.device), losses.double() / k)
+
+    def _matrix_free(self, through: Passes, x: Tensor, y: Tensor, deltas: Tensor) -> Step:
+        assert self.max_iter is not None  # it has a default
+        point = frank_wolfe(through, x, y, deltas, 1e-6, self.max_iter, certify=False)
+        more = {"parameters": len(point.vector), "norm": float(point.vector.norm())}
         return Step(
-            gradient, loss, _weigh(point.weights.view(m, -1), float(point.gap), gradient, parts)
+            point.vector, float(point.losses.mean()), more | weigh(point.weights, point.gap)
         )
 
 
-def descent_rule(name: str, **options: Any) -> Rule:
-    """The rule of that name with these options; see :class:`Rule`.
+descent_rule = Rule  # the name of the contract: a rule, by its name and options
 
-    Raises:
-        ValueError: for an unknown name or an impossible option.
+
+def applicable(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a recorded rule that apply to it: earlier versions wrote all, also where they
+    had no effect.
     """
-    try:
-        return Rule(name, **options)
-    except TypeError as error:
-        raise ValueError(f"options of a rule are those of ddi.descent.Rule: {error}") from error
+    per_sample = options["name"] == "product" or not options.get("joint", True)
+    method = options.get("method", "chunks") if per_sample else None
+    idle = {"max_iter"} if method != "matrix-free" else set()
+    idle |= {"method"} if not per_sample else set()
+    return {key: value for key, value in options.items() if key not in idle}
 
 
 def assign_gradient(model: nn.Module, flat: Tensor) -> None:
-    """Put a flat gradient into ``.grad`` of the parameters, in the order of ``model.parameters()``.
+    """Put a flat gradient into ``.grad`` of the trainable parameters, in their order; the others'
+    stay as they are.
 
     Raises:
-        ValueError: if its length is not the number of parameters.
+        ValueError: if its length is not the number of trainable parameters, or it is not finite.
     """
-    parameters = list(model.parameters())
+    parameters = trainable(model).values()
     sizes = [p.numel() for p in parameters]
-    if flat.shape != (sum(sizes),):
-        raise ValueError(f"flat must have shape ({sum(sizes)},), got {tuple(flat.shape)}")
-    for parameter, part in zip(parameters, flat.split(sizes), strict=True):
-        parameter.grad = torch.empty_like(parameter).copy_(
-            part.view_as(parameter)
-        )  # in its order in memory, too
+    _checks.float_tensor("flat", flat, shape=(sum(sizes),))
+    for parameter, part in zip(parameters, torch.split(flat.detach(), sizes), strict=True):
+        # in the parameter's order in memory, too
+        parameter.grad = torch.empty_like(parameter).copy_(part.view_as(parameter))
 
 
-def _flat(tensors: Any) -> Tensor:
-    return torch.cat([tensor.detach().flatten() for tensor in tensors])
+# --------------------------------------------------------------------------------------------------
 
 
-def _columns(
-    model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, loss: Loss
-) -> tuple[Tensor, Tensor]:
-    """Rows ``g_j``, ``(m, d)``, and mean losses ``(m,)``; each batch by itself, buffers moved by
-    the first alone.
+def _columns(through: Passes, x: Tensor, y: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients ``(m, 1, d)`` and values ``(m, 1)`` of the mean loss, each batch by itself, in the
+    model's own mode.
     """
-    parameters = list(model.parameters())
-    columns = x.new_empty(
-        len(deltas), sum(p.numel() for p in parameters), dtype=parameters[0].dtype
-    )
-    values, kept = [], []
-    with torch.enable_grad():
-        for row, delta in zip(columns, deltas, strict=True):
-            value = loss(model(x + delta), y).sum() / (len(x) * world())
-            torch.cat([g.flatten() for g in torch.autograd.grad(value, parameters)], out=row)
-            values.append(value.detach())
-            if not kept:
-                kept = [(b, b.clone()) for b in model.buffers()]
-    with torch.no_grad():
-        for buffer, before in kept:
-            buffer.copy_(before)
-    return total(columns), total(torch.stack(values))
+    k, rows, losses = len(x) * world(), through.rows(len(deltas)), []
+    with once(through.model) as again:
+        for j, (row, delta) in enumerate(zip(rows, deltas, strict=True)):
+            if j:
+                again()
+            losses.append(through.gradient(x + delta, y, k, row))
+    values = torch.stack(losses).double().sum(1, keepdim=True) / k
+    return total(rows)[:, None], total(values)
 
 
-def _move_statistics(model: nn.Module, images: Tensor) -> None:
-    """One forward pass in the model's own mode, for the running statistics of BatchNorm; nothing
-    without it.
-    """
-    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules()):
-        with torch.no_grad():
-            model(images)
-
-
-def _diagnose(gram: Tensor) -> dict[str, float]:
-    """Cosines and negative pairs of the columns."""
-    i, j = torch.triu_indices(len(gram), len(gram), 1)
-    norms = gram.diagonal().sqrt()
-    scale = norms[i] * norms[j]
-    cosines = torch.where(scale > 0, gram[i, j] / torch.where(scale > 0, scale, 1.0), 0.0)
-    least, negative = float(cosines.min()), float((gram[i, j] < 0).sum())
-    return {"cosine_mean": float(cosines.mean()), "cosine_min": least, "negative_pairs": negative}
-
-
-def _weigh(weights: Tensor, gap: float, gradient: Tensor, groups: int = 1) -> dict[str, Any]:
-    """Weights, their mean entropy over groups, the gap, and the norm of the combination."""
-    entropy = float(torch.special.entr(weights.double()).sum() / groups)
-    return {"weights": weights, "entropy": entropy, "gap": gap, "norm": float(gradient.norm())}
+def _move(through: Passes, images: Tensor) -> None:
+    """One forward pass in the model's own mode, for what that moves; nothing in eval mode."""
+    if any(module.training for module in through.model.modules()):
+        with torch.no_grad(), through.precision.passes():
+            through.model(images)

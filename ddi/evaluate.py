@@ -4,14 +4,33 @@ images and error.
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ddi.attacks import FGSM, PGD, Attack, Model, check_labels, frozen
-from ddi.threat import number, whole
+from ddi._checks import (
+    answer,
+    finite,
+    flag,
+    images,
+    instance,
+    integer,
+    labels,
+    logits,
+    network,
+    one_device,
+    one_of,
+    positive,
+    positive_int,
+    random_source,
+    store,
+)
+from ddi.attacks import FGSM, PGD, Attack, as_attack
+from ddi.state import Model, eager, frozen
 
 __all__ = ["Accuracy", "autoattack_accuracy", "clean_accuracy", "masking_signs", "robust_accuracy"]
 
@@ -20,10 +39,13 @@ PGD20 = PGD(eps=8 / 255, alpha=2 / 255, steps=20)
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A share of ``n`` images, and its binomial standard error ``sqrt(p (1 - p) / n)``."""
+    """A share ``value`` of ``n`` images, with its binomial standard error."""
 
     value: float
     n: int
+
+    def __post_init__(self) -> None:
+        store(self, value=finite("value", self.value, 0.0, 1.0), n=positive_int("n", self.n))
 
     @property
     def standard_error(self) -> float:
@@ -40,17 +62,24 @@ def clean_accuracy(model: Model, x: Tensor, y: Tensor, batch_size: int | None = 
     """Share of images classified as labelled, in eval mode; the model is left as found.
 
     Args:
+        model: any callable from images to logits.
         x: images ``(N, ...)``. y: int64 labels ``(N,)``. batch_size: images in one pass (250; 1 000
             on a GPU).
+
+    Raises:
+        ValueError: for an empty or non-finite batch, labels of wrong shape, dtype or range, and a
+            model that does not return logits ``(N, C)``.
+        FloatingPointError: if logits are NaN.
     """
-    return Accuracy(_correct(model, x, y, batch_size).double().mean().item(), len(x))
+    _check(model, x, y)
+    return _share(_correct(model, x, y, _size(x, batch_size)))
 
 
 def robust_accuracy(
     model: Model,
     x: Tensor,
     y: Tensor,
-    attack: Attack = PGD20,
+    attack: Attack | Callable[..., Tensor] = PGD20,
     restarts: int = 1,
     generator: torch.Generator | None = None,
     batch_size: int | None = None,
@@ -59,24 +88,29 @@ def robust_accuracy(
     """Share of images classified as labelled, clean and at every one of ``restarts`` perturbations.
 
     Args:
-        attack: PGD-20 with ``eps = 8/255`` by default. restarts: independent attacks of each image
-            that still stands.
-        generator: source of the random starts. batch_size: as above. progress: show a progress bar.
+        model, x, y, batch_size: as for :func:`clean_accuracy`. For a network of ``torch.compile``
+            batches keep their size (but for the last), since every other size is compiled anew.
+        attack: PGD-20 with ``eps = 8/255`` by default; or any callable ``(model, x, y) -> delta``.
+        restarts: independent attacks of each image that still stands.
+        generator: source of the random starts. progress: show a progress bar.
 
     Raises:
-        ValueError: for an empty batch, labels of the wrong length, or ``restarts < 1``.
+        ValueError: as for :func:`clean_accuracy`, and for ``restarts < 1``.
     """
-    whole("restarts", restarts)
-    stands = _correct(model, x, y, batch_size)
-    parts = torch.arange(len(x), device=x.device).split(_size(x, batch_size))
-    rounds = [(r, part) for r in range(restarts) for part in parts]
-    equal = getattr(model, "equal_shapes", False)
-    for _, part in tqdm(rounds, desc="attack", disable=not progress):
-        left = part if equal and stands[part].any() else part[stands[part]]
+    _check(model, x, y)
+    attack, restarts = as_attack(attack), positive_int("restarts", restarts)
+    random_source("generator", generator, x.device)
+    size, hidden = _size(x, batch_size), not flag("progress", progress)
+    stands = _correct(model, x, y, size)
+    parts = torch.split(torch.arange(len(x), device=x.device), size)
+    rounds = [part for _ in range(restarts) for part in parts]
+    compiled = isinstance(model, nn.Module) and eager(model) is not model
+    for part in tqdm(rounds, desc="attack", disable=hidden):
+        left = part if compiled and stands[part].any() else part[stands[part]]
         if len(left):
             adversarial = x[left] + attack(model, x[left], y[left], generator)
-            stands[left] &= _correct(model, adversarial, y[left], batch_size)
-    return Accuracy(stands.double().mean().item(), len(x))
+            stands[left] &= _correct(model, adversarial, y[left], size)
+    return _share(stands)
 
 
 def autoattack_accuracy(
@@ -91,22 +125,60 @@ def autoattack_accuracy(
     """Share of images that stand AutoAttack's standard suite (Croce and Hein 2020), by its authors'
     package.
 
+    The suite is written for float32 images in ``[0, 1]``, and a network of another dtype sees them
+    in its own. It needs ten classes for nine targets: with fewer there are as many targets as other
+    classes, and with two or three, for which its targeted loss (DLR) is not defined, ``apgd-t`` is
+    left out.
+
+    Args:
+        x: images ``(N, C, H, W)`` in ``[0, 1]``. y: int64 labels ``(N,)``. eps: radius, positive.
+        norm: ``"Linf"`` or ``"L2"``. seed: of the suite. batch_size: images in one pass.
+
     Raises:
         ImportError: if ``pyautoattack`` is not installed.
+        ValueError: for impossible arguments.
     """
+    _check(model, x, y, (0.0, 1.0))
+    eps, norm = positive("eps", eps), one_of("norm", norm, ("Linf", "L2"))
+    seed, batch_size = integer("seed", seed, 0), positive_int("batch_size", batch_size)
+    if x.ndim != 4:
+        raise ValueError(f"x must be images (N, C, H, W), got shape {tuple(x.shape)}")
     try:
         from pyautoattack import AutoAttack
     except ImportError as error:
         raise ImportError(
             "AutoAttack needs its authors' package: pip install pyautoattack"
         ) from error
-    number("eps", eps, strict=True)
-    if norm not in ("Linf", "L2"):
-        raise ValueError(f'norm must be "Linf" or "L2", got {norm!r}')
-    with frozen(model), torch.random.fork_rng():  # the suite seeds torch's global generator
-        suite = AutoAttack(model, norm=norm, eps=eps, seed=seed, device=x.device)
-        adversarial, *_ = suite.run_standard_evaluation(x, y, batch_size=batch_size)
-    return clean_accuracy(model, adversarial.to(x), y, batch_size)
+    with frozen(model), torch.inference_mode(False), torch.random.fork_rng():  # the suite seeds
+        x, y = x.detach().clone(), y.clone()
+        with torch.no_grad():
+            classes = answer(model, x[:1]).shape[1]
+        in_float32 = _InFloat32(model, x.dtype)
+        suite = AutoAttack(in_float32, norm=norm, eps=eps, seed=seed, device=x.device)
+        _few_classes(suite, classes)
+        found, *_ = suite.run_standard_evaluation(x.float(), y, batch_size=batch_size)
+        return _share(_correct(in_float32, found, y, batch_size))
+
+
+class _InFloat32(nn.Module):
+    """A network of another dtype, for float32 images."""
+
+    def __init__(self, model: Model, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.run, self.dtype = model, dtype
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = answer(self.run, images.to(self.dtype))
+        return logits.to(images.dtype)
+
+
+def _few_classes(suite: Any, classes: int) -> None:
+    """No more targets than there are other classes; no targeted DLR loss with fewer than four."""
+    targets = min(9, classes - 1)
+    suite.apgd_targeted.n_target_classes = suite.fab.n_target_classes = targets
+    if classes < 4:
+        suite.attacks_to_run = [name for name in suite.attacks_to_run if name != "apgd-t"]
 
 
 def masking_signs(
@@ -120,13 +192,23 @@ def masking_signs(
     2018); empty if none.
 
     Compared on the given images, with a margin of two standard errors: a single step must not be
-    stronger than many, and a ball as wide as the box must leave next to nothing standing. Each sign
-    is also given as a warning.
+    stronger than many, and a ball as wide as the images' range (the box; without one, from their
+    least value to their largest) must leave next to nothing standing. Each sign is also given as a
+    warning.
+
+    Args:
+        model, x, y: as for :func:`clean_accuracy`. attack: a :class:`PGD`, whose norm, box,
+            loss and autocast all the compared attacks have. generator: source of the random starts.
     """
-    settings = {"norm": attack.norm, "box": attack.box, "loss": attack.loss}
+    _check(model, x, y)
+    instance("attack", attack, PGD)
+    shared = ("norm", "box", "loss", "autocast")
+    settings: dict[str, Any] = {name: getattr(attack, name) for name in shared}
     base = robust_accuracy(model, x, y, attack, generator=generator)
     once = robust_accuracy(model, x, y, FGSM(attack.eps, **settings))
-    reach = 1.0 if attack.norm == "Linf" else math.sqrt(x[0].numel())
+    low, high = attack.box or (float(x.min()), float(x.max()))
+    reach = (high - low) * (1.0 if attack.norm == "Linf" else math.sqrt(x[0].numel()))
+    reach = max(reach, attack.eps)
     wide = PGD(reach, reach / 10, max(attack.steps, 20), **settings)
     whole = robust_accuracy(model, x, y, wide, generator=generator)
     margin = 2 * max(base.standard_error, 1 / len(x))
@@ -140,16 +222,29 @@ def masking_signs(
     return found
 
 
+def _check(model: Any, x: Any, y: Any, box: tuple[float, float] | None = None) -> None:
+    network("model", model)
+    one_device(x=x, y=y)
+    labels("y", y, len(images("x", x, box)))
+
+
 def _size(x: Tensor, batch_size: int | None) -> int:
-    return whole("batch_size", batch_size if batch_size is not None else 1000 if x.is_cuda else 250)
+    usual = 1000 if x.is_cuda else 250
+    return positive_int("batch_size", usual if batch_size is None else batch_size)
 
 
-def _correct(model: Model, x: Tensor, y: Tensor, batch_size: int | None) -> Tensor:
+def _share(right: Tensor) -> Accuracy:
+    return Accuracy(right.double().mean().item(), len(right))
+
+
+def _correct(model: Model, x: Tensor, y: Tensor, size: int) -> Tensor:
     """Whether each image is classified as labelled, ``(N,)``."""
-    size = _size(x, batch_size)
-    if not len(x):
-        raise ValueError(f"x must be a non-empty batch, got {tuple(x.shape)}")
-    check_labels(y, len(x))
+    right = []
     with frozen(model), torch.no_grad():
-        parts = zip(x.split(size), y.split(size), strict=True)
-        return torch.cat([model(a).argmax(1) == b for a, b in parts])
+        for a, b in zip(torch.split(x, size), torch.split(y, size), strict=True):
+            z = logits(answer(model, a), len(a))
+            labels("y", b, len(b), z.shape[1])
+            if z.isnan().any():
+                raise FloatingPointError("the model's logits must be numbers, got NaN")
+            right.append(z.argmax(1) == b)
+    return torch.cat(right)

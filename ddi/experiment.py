@@ -1,56 +1,49 @@
 """Experiments as TOML files: a base, arms that change it, and seeds; each arm and seed is one run.
 
 A file has the tables ``model``, ``setting``, ``attack``, ``evaluation``, ``rule`` and ``kernels``,
-with the fields of :class:`ddi.trainer.Setting`, of the attack, of :class:`ddi.descent.Rule` and of
-:class:`ddi.fast.Kernels` as keys, and ``arms.<name>`` tables that change them. A table that names
-another ``kind`` or ``name`` than the base replaces the base's table (of an attack, all but ``eps``,
-``norm`` and ``box``); any other is laid over it. ``phases`` is a list of later rules and attacks,
-each with its ``start``; ``grid`` gives lists of values that multiply the arms. Lengths may be
-written as fractions, ``eps = "8/255"``. A record's ``config.toml`` is such a file.
+with the fields of :class:`ddi.Setting`, of the attack and of :class:`ddi.Rule` as keys, and
+``arms.<name>`` tables that change them. A table that names another ``kind`` or ``name`` than the
+base replaces the base's table (of an attack, all but ``eps``, ``norm`` and ``box``); any other is
+laid over it. What ``evaluation`` does not say is PGD-20 in the set of the training attack, with
+steps of ``eps / 4``. ``phases`` is a list of later rules and attacks, each with its ``start``;
+``grid`` gives lists of values that multiply the arms. Lengths may be written as fractions, ``eps =
+"8/255"``, and a value that is not there as ``box = "none"``. A record's ``config.toml`` is such a
+file.
 """
 
-import difflib
-import inspect
 import itertools
+import math
+import re
 import tomllib
-from collections.abc import Callable, Iterable
-from dataclasses import MISSING, dataclass, fields
-from fractions import Fraction
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ddi import attacks, models
-from ddi.attacks import Attack, inverse_time
+from ddi import _checks as check
+from ddi.adversary import Attack
 from ddi.data import Dataset
-from ddi.descent import Rule
-from ddi.fast import Kernels
-from ddi.trainer import Phase, Setting, train
+from ddi.descent import Rule, applicable
+from ddi.kernels import Kernels
+from ddi.plan import Phase, Setting
+from ddi.tables import attack_of, default_attack, known, make, model_of
+from ddi.trainer import train
 
 __all__ = ["Run", "read_experiment"]
 
-ATTACKS = {kind: getattr(attacks, kind) for kind in ("PGD", "PGA", "FGSM", "FAST")}
-MODELS = {name: getattr(models, name) for name in ("ResNet18", "SmallNet", "MLP")}
-LOSSES = ("cross_entropy", "margin_loss")
-SET = (
-    "eps",
-    "norm",
-    "box",
-)  # what the perturbations are chosen from: it stays when an arm names another attack
+SET = ("eps", "norm", "box")  # what perturbations are chosen from: it stays if another attack comes
 TABLES = ("model", "setting", "attack", "evaluation", "rule", "kernels", "phases")
-NAMES = {str: "string", dict: "table", list: "array", (int, list): "integer or array"}
-KINDS = {
-    "title": str,
-    "figure": str,
-    "experiment": str,
-    "arm": str,
-    "data": str,
-    "seeds": (int, list),
-    "phases": list,
-}
-TOP = ("title", "figure", "experiment", "arm", "data", "seeds", "grid", "arms", *TABLES)
+WORDS = ("title", "figure", "experiment", "arm", "data")
+TYPES: dict[str, tuple[Any, str]] = {
+    **dict.fromkeys(WORDS, (str, "string")),
+    "seeds": ((int, list), "integer or array"),
+    "phases": (list, "array"),
+}  # of what is no table
+TOP = (*WORDS, "seeds", "grid", "arms", *TABLES)
+MOST = 10_000  # runs of one file
 
 
 @dataclass(frozen=True)
@@ -73,89 +66,99 @@ class Run:
         """``<arm>-seed<k>``, the folder of its record."""
         return f"{self.arm}-seed{self.setting.seed}"
 
+    @property
+    def plan(self) -> list[Phase]:
+        """All phases."""
+        return [Phase(0.0, self.rule, self.attack), *self.phases]
+
+    def folder(self, out: str | Path) -> Path:
+        """Where its record is kept, inside ``out``."""
+        return Path(out).expanduser() / self.experiment / self.name
+
     def make_model(self, data: Dataset) -> nn.Module:
         """A new model for that data, with the weights of the run's seed."""
         with torch.random.fork_rng():
             torch.manual_seed(self.setting.seed)
-            return make_model(self.model, data).to(data.x_train.device)
+            return model_of(self.model, data).to(data.x_train.device)
 
-    def train(self, data: Dataset, out: str | Path, **options: Any) -> nn.Module:
-        """Train and record under ``out/<experiment>/<arm>-seed<k>``; ``options`` are those of
-        :func:`ddi.trainer.train`.
+    def train(
+        self,
+        data: Dataset,
+        out: str | Path,
+        checkpoint_every: int | None = None,
+        progress: bool = False,
+        tensorboard: bool = False,
+    ) -> nn.Module:
+        """Train and record under ``out/<experiment>/<arm>-seed<k>``; options and errors are those
+        of :func:`ddi.trainer.train`.
         """
-        about = {
-            "experiment": self.experiment,
-            "arm": self.arm,
-            "data": self.data,
-            "model": self.model,
-        }
-        folder = Path(out) / self.experiment / self.name
-        model, plan = self.make_model(data), (self.rule, self.attack, self.setting)
+        about: dict[str, Any] = {"experiment": self.experiment, "arm": self.arm, "data": self.data}
+        about["model"] = self.model
+        if self.kernels != Kernels():
+            about["kernels"] = dict(vars(self.kernels))
         return train(
-            model, data, *plan, folder, self.evaluation, self.phases, self.kernels, about, **options
+            self.kernels.model(self.make_model(data)),
+            data,
+            self.rule,
+            self.attack,
+            self.setting,
+            self.folder(out),
+            self.evaluation,
+            self.phases,
+            about,
+            checkpoint_every,
+            progress,
+            tensorboard,
         )
 
 
-def make_model(spec: dict[str, Any], data: Dataset) -> nn.Module:
-    """The network that ``spec`` names, for images and classes like those of ``data``."""
-    options = {
-        key: tuple(v) if isinstance(v, list) else v for key, v in spec.items() if key != "name"
-    }
-    shape = data.x_train.shape[1:]
-    size = {"in_features": shape.numel()} if spec["name"] == "MLP" else {"in_channels": shape[0]}
-    return MODELS[spec["name"]](**size, classes=data.classes, **options)
-
-
 def read_experiment(
-    path: str | Path, overrides: Iterable[str] = (), arms: Iterable[str] = (), **flags: Any
+    path: str | Path,
+    overrides: Iterable[str] = (),
+    arms: Iterable[str] = (),
+    seeds: int | list[int] | None = None,
+    epochs: int | None = None,
 ) -> list[Run]:
     """The runs of a file, seed by seed, everything checked.
 
     Args:
-        path: of the TOML file. overrides: ``key=value`` with dotted keys, stronger than file and
-            arms.
+        path: of the TOML file. overrides: ``key=value`` with dotted keys, stronger than file, arms
+            and grid.
         arms: only these, by name, with or without the suffix of a grid's point.
-        flags: ``seeds`` and ``epochs``, if not ``None`` stronger than the file.
+        seeds, epochs: if not ``None`` stronger than the file.
 
     Raises:
         ValueError: for an unknown key or arm, with what is known; for an impossible value, with
             where it stands.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"experiment must be a TOML file, and there is none at {path}")
-    try:
-        file = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is not TOML: {error}") from error
-    _known(path.name, file, TOP)
-    for key, value in file.items():
-        kind = KINDS.get(key, dict)
-        if not isinstance(value, kind):
-            raise ValueError(
-                f"{path.name}: {key} must be of the TOML type {NAMES[kind]}, got {value!r}"
-            )
+    path = Path(path).expanduser()
+    file = read_file(path)
     changes = [_override(text) for text in overrides]
-    for flag, key in (("seeds", "seeds"), ("epochs", "setting.epochs")):
-        if flags.get(flag) is not None:
-            changes.append((key.split("."), flags[flag]))
-    for keys, value in changes:
-        if keys[0] in ("seeds", "data") and len(keys) == 1:
-            file[keys[0]] = value
+    changes += [(["seeds"], seeds)] if seeds is not None else []
+    changes += [(["setting", "epochs"], epochs)] if epochs is not None else []
+    file |= {keys[0]: value for keys, value in changes if len(keys) == 1}
+    _check_top(path.name, file)
     changes = [change for change in changes if len(change[0]) > 1]
     base = {key: file[key] for key in TABLES if key in file}
+    if "arm" in file and "rule" in base:  # a record
+        base["rule"] = applicable(base["rule"])
     found = file.get("arms") or {file.get("arm", "run"): {}}
-    seeds = _seeds(file, base)
-    variants = list(_variants(path.name, found, file.get("grid", {})))
+    each_seed = _seeds(file, base)
+    grid = file.get("grid", {})
+    for key, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise ValueError(f"{path.name}: grid.{key} must be a list of values, got {values!r}")
+    points = math.prod(map(len, grid.values())) * len(found) * len(each_seed)
+    if points > MOST:
+        raise ValueError(f"{path.name}: arms, grid and seeds make {points} runs, at most {MOST}")
+    variants = list(_variants(path.name, found, grid))
     chosen = list(arms) or list(found)
-    _known(
-        "--arms",
-        chosen,
-        dict.fromkeys(name for arm, variant, *_ in variants for name in (arm, variant)),
-    )
+    known("--arms", chosen, [name for variant in variants for name in variant[:2]])
     experiment, data = file.get("experiment", path.stem), file.get("data", "cifar10")
+    for name in (experiment, *(variant[1] for variant in variants)):
+        _folder_name(path.name, name)
     runs = []
-    for seed, (family, arm, tables, point) in itertools.product(seeds, variants):
+    for seed, (family, arm, tables, point) in itertools.product(each_seed, variants):
         if not {family, arm} & set(chosen):
             continue
         where = f"{path.name}, arm {arm}"
@@ -164,43 +167,77 @@ def read_experiment(
             _put(where, merged, keys, value)
         merged.setdefault("setting", {})["seed"] = seed
         runs.append(_build(where, experiment, arm, data, merged))
+    if len({run.name for run in runs}) < len(runs):
+        raise ValueError(f"{path.name}: two points of the grid, or two arms, have one name")
     return runs
 
 
-def _seeds(file: dict[str, Any], base: dict[str, Any]) -> list[int]:
-    seeds = file.get("seeds", [base.get("setting", {}).get("seed", 0)])
-    seeds = list(range(seeds)) if isinstance(seeds, int) and not isinstance(seeds, bool) else seeds
-    if not (isinstance(seeds, list) and seeds and all(type(s) is int and s >= 0 for s in seeds)):
+def read_file(path: Path) -> dict[str, Any]:
+    """A TOML file, in UTF-8 (with or without a byte order mark).
+
+    Raises:
+        ValueError: if it is not there, or no such file.
+    """
+    if not path.is_file():
+        raise ValueError(f"experiment must be a TOML file, and there is none at {path}")
+    try:
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8, as TOML is: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not TOML: {error}") from error
+
+
+def _check_top(where: str, file: dict[str, Any]) -> None:
+    known(where, file, TOP)
+    for key, value in file.items():
+        kind, name = TYPES.get(key, (dict, "table"))
+        if not isinstance(value, kind):
+            raise ValueError(f"{where}: {key} must be of the TOML type {name}, got {value!r}")
+
+
+def _folder_name(where: str, name: str) -> None:
+    if not re.fullmatch(r"[^\W_][\w .,+=()-]{0,99}", name) or name.endswith((".", " ")):
         raise ValueError(
-            f"seeds must be a number of seeds, at least 1, or a list of them, got {file.get('seeds')!r}"
+            f"{where}: names of experiments and arms are folder names, of letters, digits and "
+            f".,+=()-_ or spaces, beginning with a letter or digit; got {name!r}"
         )
-    return seeds
 
 
-def _variants(where: str, arms: dict[str, Any], grid: dict[str, list]) -> Iterable[tuple]:
+def _seeds(file: dict[str, Any], base: dict[str, Any]) -> list[int]:
+    setting = base.get("setting", {})
+    seeds = file.get("seeds", [setting.get("seed", 0)])
+    if isinstance(seeds, int) and not isinstance(seeds, bool):
+        seeds = range(check.integer("seeds", seeds, 1, MOST))
+    good = all(type(seed) is int and seed >= 0 for seed in seeds) and len(seeds) > 0
+    if isinstance(seeds, bool) or not good or len(set(seeds)) < len(seeds):
+        raise ValueError(
+            f"seeds must be a number of seeds, 1 to {MOST}, or a list of different ones, "
+            f"got {check.shown(seeds)}"
+        )
+    return list(seeds)
+
+
+def _variants(
+    where: str, arms: dict[str, Any], grid: dict[str, list[Any]]
+) -> Iterable[tuple[str, str, dict[str, Any], list[tuple[list[str], Any]]]]:
     """Each arm at each point of the grid: its name, that with the point, its tables, and the point
     as changes.
     """
-    for key, values in grid.items():
-        if not isinstance(values, list) or not values:
-            raise ValueError(f"{where}: grid.{key} must be a list of values, got {values!r}")
-    for name, point in itertools.product(arms, itertools.product(*grid.values())):
-        _known(f"{where}, arm {name}", arms[name], TABLES)
-        suffix = "".join(
-            f"-{key.split('.')[-1]}{value}" for key, value in zip(grid, point, strict=True)
-        )
-        yield (
-            name,
-            name + suffix,
-            arms[name],
-            [(key.split("."), value) for key, value in zip(grid, point, strict=True)],
-        )
+    for name, tables in arms.items():
+        if not isinstance(tables, dict):
+            raise ValueError(f"{where}: arms.{name} must be a table, got {tables!r}")
+        known(f"{where}, arm {name}", tables, TABLES)
+        for chosen in itertools.product(*grid.values()):
+            point = [(key.split("."), v) for key, v in zip(grid, chosen, strict=True)]
+            suffix = "".join(f"-{keys[-1]}{v}" for keys, v in point)
+            yield name, name + re.sub(r"[^\w.+-]", "_", suffix), tables, point
 
 
 def _merge(where: str, base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = {key: dict(value) if isinstance(value, dict) else value for key, value in base.items()}
     for key, value in over.items():
-        if key == "phases" and isinstance(value, list):
+        if key == "phases":
             merged[key] = value
             continue
         if not isinstance(value, dict):
@@ -208,10 +245,6 @@ def _merge(where: str, base: dict[str, Any], over: dict[str, Any]) -> dict[str, 
         old = merged.get(key, {})
         other = any(name in value and value[name] != old.get(name) for name in ("kind", "name"))
         merged[key] = {k: v for k, v in old.items() if k in SET} | value if other else old | value
-        if (
-            key == "attack" and other and "alpha" in old and old.get("kind", "PGD") == "PGD"
-        ):  # arms are evaluated alike
-            merged["evaluation"] = {"alpha": old["alpha"]} | merged.get("evaluation", {})
     return merged
 
 
@@ -225,7 +258,8 @@ def _override(text: str) -> tuple[list[str], Any]:
         ("." in key) == (key in ("seeds", "data"))
     ):
         raise ValueError(
-            f"overrides begin with one of {TABLES[:-1]} and a dot, or are data or seeds, got {text!r}"
+            f"overrides begin with one of {TABLES[:-1]} and a dot, or are data or seeds, "
+            f"got {text!r}"
         )
     if key == "setting.seed":
         raise ValueError(f"seeds are given as seeds=[{value}] (or --seeds N), got {text!r}")
@@ -246,93 +280,45 @@ def _put(where: str, tables: dict[str, Any], keys: list[str], value: Any) -> Non
 def _build(where: str, experiment: str, arm: str, data: str, tables: dict[str, Any]) -> Run:
     try:
         model = {"name": "ResNet18"} | tables.get("model", {})
-        _known("model.name", [model["name"]], MODELS)
-        known = set(inspect.signature(MODELS[model["name"]]).parameters) - {
-            "in_channels",
-            "in_features",
-            "classes",
-        }
-        _known("model", model, {"name", *known})
         with torch.device("meta"):  # checks the options without making the weights
-            MODELS[model["name"]](
-                **{
-                    k: tuple(v) if isinstance(v, list) else v
-                    for k, v in model.items()
-                    if k != "name"
-                }
-            )
-        setting = _make("setting", Setting, tables.get("setting", {}))
-        attack = _attack("attack", {"kind": "PGD"} | tables.get("attack", {}))
-        same = {"kind": "PGD", "eps": attack.eps, "norm": attack.norm, "box": attack.box}
-        alpha = getattr(attack, "alpha", 0) if isinstance(attack, attacks.PGD) else attack.eps / 4
-        evaluation = _attack(
-            "evaluation", same | {"steps": 20, "alpha": alpha} | tables.get("evaluation", {})
-        )
+            model_of(model)
+        setting = make("setting", Setting, tables.get("setting", {}))
+        kernels = make("kernels", Kernels, tables.get("kernels", {}))
+        plain = attack_of("attack", {"kind": "PGD"} | tables.get("attack", {}))
+        attack = kernels.attack(plain)
+        evaluation = attack_of("evaluation", default_attack(plain, tables.get("evaluation", {})))
         rule = _rule("rule", {"name": "single"} | tables.get("rule", {}), setting)
-        kernels = _make("kernels", Kernels, tables.get("kernels", {}))
-        phases = []
-        for i, phase in enumerate(tables.get("phases", [])):
-            _known(f"phases[{i}]", phase, ("start", "attack", "rule"))
-            same_set = {key: value for key, value in tables.get("attack", {}).items() if key in SET}
-            later_attack = (
-                _attack("attack", same_set | phase["attack"]) if "attack" in phase else attack
-            )
-            later_rule = _rule("rule", phase["rule"], setting) if "rule" in phase else rule
-            phases.append(Phase(phase.get("start"), later_rule, later_attack))
+        phases = _phases(tables, rule, attack, setting, kernels)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{where}: {error}") from error
-    return Run(
-        experiment, arm, data, model, setting, rule, attack, evaluation, tuple(phases), kernels
-    )
+    return Run(experiment, arm, data, model, setting, rule, attack, evaluation, phases, kernels)
+
+
+def _phases(
+    tables: dict[str, Any], rule: Rule, attack: Attack, setting: Setting, kernels: Kernels
+) -> tuple[Phase, ...]:
+    same_set = {key: value for key, value in tables.get("attack", {}).items() if key in SET}
+    given = tables.get("phases", [])
+    if not isinstance(given, list):
+        check.refuse("phases", "an array of tables", given)
+    phases = []
+    for i, phase in enumerate(given):
+        if not isinstance(phase, dict) or "start" not in phase:
+            check.refuse(f"phases[{i}]", "a table with a start, a share of the epochs", phase)
+        known(f"phases[{i}]", phase, ("start", "attack", "rule"))
+        for key in ("attack", "rule"):
+            check.instance(f"phases[{i}].{key}", phase.get(key, {}), dict)
+        later_rule, later_attack = rule, attack
+        if "attack" in phase:
+            table = {"kind": "PGD"} | same_set | phase["attack"]
+            later_attack = kernels.attack(attack_of(f"phases[{i}].attack", table))
+        if "rule" in phase:
+            later_rule = _rule(f"phases[{i}].rule", phase["rule"], setting)
+        phases.append(Phase(phase["start"], later_rule, later_attack))
+    return tuple(phases)
 
 
 def _rule(where: str, table: dict[str, Any], setting: Setting) -> Rule:
-    return _make(where, Rule, ({"t": setting.lr} if table.get("name") == "bundle" else {}) | table)
-
-
-def _attack(where: str, table: dict[str, Any]) -> Attack:
-    kind = table.get("kind", "PGD")
-    _known(f"{where}.kind", [kind], ATTACKS)
-    options = {key: value for key, value in table.items() if key != "kind"}
-    if (schedule := options.get("schedule")) is not None:
-        name, bracket, start = str(schedule).removesuffix(")").partition("(")
-        if name != "inverse_time" or not bracket or not start.isdigit():
-            raise ValueError(
-                f'{where}.schedule must be "inverse_time(8)" or the like, got {schedule!r}'
-            )
-        options["schedule"] = inverse_time(int(start))
-    return _make(where, ATTACKS[kind], options)
-
-
-def _make(where: str, kind: Callable[..., Any], table: dict[str, Any]) -> Any:
-    known = [f.name for f in fields(kind)]
-    _known(where, table, known)
-    missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in table]
-    if missing:
-        raise ValueError(f"{where} needs {missing}")
-    values = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
-    }
-    for key in ("eps", "alpha", "t"):
-        if isinstance(values.get(key), str):
-            try:
-                values[key] = float(Fraction(values[key]))
-            except ValueError:
-                raise ValueError(
-                    f'{where}.{key} must be a number or a fraction like "8/255", got {values[key]!r}'
-                ) from None
-    if "loss" in values:
-        _known(f"{where}.loss", [values["loss"]], LOSSES)
-        values["loss"] = getattr(attacks, values["loss"])
-    return kind(**values)
-
-
-def _known(where: str, given: Iterable[str], known: Iterable[str]) -> None:
-    known = list(known)
-    for key in given:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, 1)
-            hint = f"did you mean {near[0]}?" if near else ""
-            raise ValueError(
-                f"{where}: {key} is not known{'; ' + hint if hint else ''} (known: {', '.join(sorted(known))})"
-            )
+    step = {"t": setting.lr} if table.get("name") == "bundle" else {}
+    rule: Rule = make(where, Rule, step | table)
+    return rule

@@ -1,45 +1,66 @@
 """Networks for images in ``[0, 1]``: NCHW in, logits out; normalisation is a layer of the model."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from ddi._checks import choice, finite, one_of, positive, positive_int
+
 __all__ = ["MLP", "Normalize", "ResNet18", "SmallNet"]
 
-ACTIVATIONS = {"celu": nn.CELU, "relu": nn.ReLU, "elu": nn.ELU}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"celu": nn.CELU, "relu": nn.ReLU, "elu": nn.ELU}
+NORMS = ("group", "batch", "none")
 
 
 def activation_layer(name: str) -> nn.Module:
     """A new layer ``"celu"`` or ``"elu"`` (continuously differentiable) or ``"relu"`` (not)."""
-    if name not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {tuple(ACTIVATIONS)}, got {name!r}")
-    return ACTIVATIONS[name]()
+    return choice("activation", name, ACTIVATIONS)()
 
 
 def norm_layer(name: str, channels: int) -> nn.Module:
     """A new layer ``"group"`` (GroupNorm, up to 8 groups), ``"batch"`` (BatchNorm) or ``"none"``,
     for ``channels``.
     """
-    if name == "group":
+    if one_of("norm", name, NORMS) == "group":
         return nn.GroupNorm(math.gcd(8, channels), channels)
-    if name == "batch":
-        return nn.BatchNorm2d(channels)
-    if name == "none":
-        return nn.Identity()
-    raise ValueError(f'norm must be "group", "batch" or "none", got {name!r}')
+    return nn.BatchNorm2d(channels) if name == "batch" else nn.Identity()
+
+
+def _switches(activation: str, norm: str) -> None:
+    one_of("activation", activation, ACTIVATIONS)
+    one_of("norm", norm, NORMS)
 
 
 class Normalize(nn.Module):
-    """``(x - mean) / std``, a channel at a time, so that attacks see images in ``[0, 1]``."""
+    """``(x - mean) / std``, a channel at a time, so that attacks see images in ``[0, 1]``.
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    Args:
+        mean: one number a channel, or one for all. std: as many, positive.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+        pair = {}
+        for name, values, check in (("mean", mean, finite), ("std", std, positive)):
+            if not isinstance(values, (tuple, list)) or not values:
+                raise ValueError(
+                    f"{name} must be a tuple of numbers, one a channel, got {values!r}"
+                )
+            pair[name] = torch.tensor([check(name, v) for v in values]).view(-1, 1, 1)
+        if len(pair["mean"]) != len(pair["std"]):
+            raise ValueError(f"mean and std must have one length, got {mean!r} and {std!r}")
+        self.register_buffer("mean", pair["mean"])
+        self.register_buffer("std", pair["std"])
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W) -> (B, C, H, W)``."""
+        if len(self.mean) not in (1, x.shape[-3]):
+            raise ValueError(f"x must have {len(self.mean)} channels, got shape {tuple(x.shape)}")
         return (x - self.mean) / self.std
 
 
@@ -58,13 +79,16 @@ class MLP(nn.Sequential):
         self,
         in_features: int = 64,
         classes: int = 10,
-        hidden: tuple[int, ...] = (256, 256),
+        hidden: Sequence[int] = (256, 256),
         activation: str = "celu",
         norm: str = "none",
     ) -> None:
         layers: list[nn.Module] = [nn.Flatten()]
-        width = in_features
-        for units in hidden:
+        width, classes = positive_int("in_features", in_features), positive_int("classes", classes)
+        _switches(activation, norm)
+        if not isinstance(hidden, (tuple, list)):
+            raise ValueError(f"hidden must be a tuple of widths, got {hidden!r}")
+        for units in (positive_int("hidden", units) for units in hidden):
             between = nn.BatchNorm1d(units) if norm == "batch" else norm_layer(norm, units)
             layers += [nn.Linear(width, units), between, activation_layer(activation)]
             width = units
@@ -99,8 +123,9 @@ class SmallNet(nn.Sequential):
     def __init__(
         self, in_channels: int = 3, classes: int = 10, activation: str = "celu", norm: str = "group"
     ) -> None:
+        _switches(activation, norm)
         layers: list[nn.Module] = []
-        width = in_channels
+        width, classes = positive_int("in_channels", in_channels), positive_int("classes", classes)
         for channels, stride in ((16, 2), (32, 2), (64, 2), (64, 1)):
             conv = nn.Conv2d(width, channels, 3, stride, padding=1, bias=norm == "none")
             layers += [conv, norm_layer(norm, channels), activation_layer(activation)]
@@ -109,7 +134,7 @@ class SmallNet(nn.Sequential):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (He et al. 2016), with the switches of :class:`ResNet18`."""
+    """Two 3x3 convolutions and a shortcut (He et al. 2016); switches as of :class:`ResNet18`."""
 
     def __init__(self, width_in: int, width: int, stride: int, activation: str, norm: str) -> None:
         super().__init__()
@@ -145,6 +170,11 @@ class ResNet18(nn.Sequential):
     def __init__(
         self, in_channels: int = 3, classes: int = 10, activation: str = "celu", norm: str = "group"
     ) -> None:
+        _switches(activation, norm)
+        in_channels, classes = (
+            positive_int("in_channels", in_channels),
+            positive_int("classes", classes),
+        )
         stem = nn.Conv2d(in_channels, 64, 3, padding=1, bias=norm == "none")
         layers: list[nn.Module] = [stem, norm_layer(norm, 64), activation_layer(activation)]
         width_in = 64

@@ -3,14 +3,31 @@ all.
 
 Nothing here does anything until ``torch.distributed`` has been initialised (``torchrun``). Every
 process then calls a rule with the same batch and the same generator state, and gets the same update
-as one process would.
+as one process would. Two things are not as in one process: in training mode BatchNorm normalises
+every share by its own mean and variance (its running statistics are averaged over the processes),
+and every process draws the same dropout mask for its share.
 """
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 
-__all__ = ["gather", "rank", "share", "start", "total", "world"]
+__all__ = [
+    "average_buffers",
+    "gather",
+    "on_first",
+    "rank",
+    "sent",
+    "share",
+    "start",
+    "total",
+    "world",
+]
+
+T = TypeVar("T")
 
 
 def start() -> torch.device:
@@ -64,3 +81,35 @@ def gather(tensor: Tensor, dim: int) -> Tensor:
     ]
     dist.all_gather(parts, tensor.contiguous())
     return torch.cat(parts, dim)
+
+
+def sent(value: T) -> T:
+    """The first process's value, in all of them."""
+    if world() == 1:
+        return value
+    box: list[Any] = [value]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
+def on_first(make: Callable[[], T]) -> T | None:
+    """What ``make`` returns, called by the first process alone; ``None`` in the others. If it
+    raises, all of them raise that.
+    """
+    made, failure = None, None
+    if rank() == 0:
+        try:
+            made = make()
+        except Exception as error:
+            failure = error
+    if (failure := sent(failure)) is not None:
+        raise failure
+    return made
+
+
+def average_buffers(model: nn.Module) -> None:
+    """Running statistics (BatchNorm) become the mean of the processes' own, in place."""
+    if world() > 1:
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                total(buffer.div_(world()))

@@ -1,7 +1,8 @@
-"""The book's one plotting style, its colours by method, direct labels, and curves of recorded runs."""
+"""The book's one plotting style: colours by method, direct labels, curves of recorded runs."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,7 +26,7 @@ __all__ = [
 
 # Okabe and Ito's colour-blind safe palette; each method keeps its colour, dash and marker in every
 # figure of the book.
-METHODS: dict[str, dict[str, object]] = {
+METHODS: dict[str, dict[str, Any]] = {
     "true": {"color": "#000000", "linestyle": "-", "marker": ""},
     "PGD": {"color": "#D55E00", "linestyle": "-", "marker": "o"},
     "PGD normalised": {"color": "#E69F00", "linestyle": "--", "marker": "s"},
@@ -83,9 +84,7 @@ def use_style() -> None:
     )
 
 
-def line(
-    ax: Axes, x: object, y: object, method: str, label: str | None = None, **options: object
-) -> Line2D:
+def line(ax: Axes, x: Any, y: Any, method: str, label: str | None = None, **options: Any) -> Line2D:
     """Plot a line in the method's colour, dash and marker, labelled directly at its right end
     (``label=""``: not).
     """
@@ -100,10 +99,9 @@ def line(
 
 def label_line(drawn: Line2D, text: str, dy: float = 0.0) -> Line2D:
     """Write ``text`` to the right of a line's last point, in its colour, ``dy`` points higher."""
-    x, y = drawn.get_xdata()[-1], drawn.get_ydata()[-1]
-    drawn.axes.annotate(
+    _axes(drawn).annotate(
         text,
-        (x, y),
+        _end(drawn),
         xytext=(6, dy),
         textcoords="offset points",
         color=drawn.get_color(),
@@ -117,12 +115,11 @@ def label_ends(drawn: Sequence[Line2D], texts: Sequence[str], gap: float = 14.0)
     """Label lines of one axes at their right ends, ``gap`` points apart at least; call it when the
     limits are final.
     """
-    ax = drawn[0].axes
+    if not drawn:
+        return
+    ax = _axes(drawn[0])
     points = 72 / ax.figure.dpi
-    ends = [
-        ax.transData.transform((line.get_xdata()[-1], line.get_ydata()[-1]))[1] * points
-        for line in drawn
-    ]
+    ends = [float(ax.transData.transform(_end(line))[1]) * points for line in drawn]
     order = sorted(range(len(drawn)), key=lambda i: ends[i])
     places = np.array([ends[i] for i in order])
     for _ in range(200):  # push neighbours apart, half a way each
@@ -135,8 +132,17 @@ def label_ends(drawn: Sequence[Line2D], texts: Sequence[str], gap: float = 14.0)
         label_line(drawn[i], texts[i], dy=place - ends[i])
 
 
+def _axes(drawn: Line2D) -> Axes:
+    assert isinstance(drawn.axes, Axes)
+    return drawn.axes
+
+
+def _end(drawn: Line2D) -> tuple[float, float]:
+    return float(np.asarray(drawn.get_xdata())[-1]), float(np.asarray(drawn.get_ydata())[-1])
+
+
 def by_arm(records: Iterable[Record]) -> dict[str, list[Record]]:
-    """Records by arm, in the order in which they come; an arm is a record's name without its seed."""
+    """Records by arm, in the order in which they come; an arm is a record's name without a seed."""
     arms: dict[str, list[Record]] = {}
     for record in records:
         arms.setdefault(record.name.rpartition("-seed")[0], []).append(record)
@@ -154,11 +160,14 @@ def curves(
     shaded (n > 1).
 
     Args:
-        records: with the columns ``x`` and ``y``; seeds of an arm are cut to the shortest.
+        records: seeds of an arm are cut to the shortest; a record without the columns ``x`` and
+            ``y`` (one without rows) is passed over.
         names: arms to draw, in this order, with their labels; by default all.
     """
-    arms = by_arm(records)
+    arms = by_arm(record for record in records if x in record.metrics and y in record.metrics)
     names = names or {arm: ARMS.get(arm, arm) for arm in arms}
+    if missing := [arm for arm in names if arm not in arms]:
+        raise ValueError(f"names must be arms with rows, {sorted(arms)}, got {missing}")
     drawn = []
     for i, (arm, name) in enumerate(names.items()):
         length = min(len(record.metrics[y]) for record in arms[arm])
@@ -178,7 +187,8 @@ def curves(
                 at, mean - spread, mean + spread, color=line.get_color(), alpha=0.15, linewidth=0
             )
         drawn.append(line)
-    ax.figure.draw_without_rendering()
+    figure: Any = ax.figure
+    figure.draw_without_rendering()
     label_ends(drawn, list(names.values()))
 
 
@@ -197,7 +207,7 @@ def save_curves(records: Sequence[Record], path: str | Path) -> None:
 
 
 def show_images(
-    axes: object, images: object, titles: list[str] | None = None, limit: float | None = None
+    axes: Any, images: Any, titles: list[str] | None = None, limit: float | None = None
 ) -> None:
     """Show ``(N, H, W)`` or ``(N, 1, H, W)`` on as many axes: grey in ``[0, 1]``, or red-blue in
     ``[-limit, limit]``.

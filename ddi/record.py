@@ -1,8 +1,9 @@
 """Records: one folder a run, with its configuration, its numbers and where they come from.
 
 ``results/<experiment>/<arm>-seed<k>/`` holds ``config.toml``, ``metrics.csv`` (a row an epoch) and
-``provenance.json``. Every write is atomic; a run that dies leaves a record that says ``"complete":
-false``.
+``provenance.json``. Every write is atomic, one process at a time writes, and what is there already
+is overwritten only by the very same run; a run that dies leaves a record that says ``"complete":
+false``. The weights beside it are the business of :mod:`ddi.checkpoint`.
 """
 
 import csv
@@ -13,17 +14,26 @@ import platform
 import subprocess
 import time
 import tomllib
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import tomli_w
 import torch
 
+from ddi.checkpoint import MOVE, Lock, write_atomically
 from ddi.data import Dataset
+from ddi.identity import differences, flat
 
-__all__ = ["Record", "RunWriter", "provenance", "read_record", "read_records"]
+__all__ = ["AlreadyComplete", "Record", "RunWriter", "provenance", "read_record", "read_records"]
+
+DECIDES = ("data_sha256", "device_type", "dtype", "network", "frozen")  # besides the config
+
+
+class AlreadyComplete(FileExistsError):
+    """The folder holds a complete record, of the very run that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,8 @@ class Record:
         """
         if which not in ("last", "best") or not self.metrics:
             raise ValueError(
-                f'which must be "last" or "best", of a record with rows; got {which!r} for {self.name}'
+                f'which must be "last" or "best", of a record with rows; '
+                f"got {which!r} for {self.name}"
             )
         i = -1 if which == "last" else int(self.metrics["robust"].argmax())
         return {key: float(column[i]) for key, column in self.metrics.items()}
@@ -63,9 +74,8 @@ def provenance(
     device = torch.device(device)
     cuda = device.type == "cuda"
     source = {
-        "device": torch.cuda.get_device_name(device)
-        if cuda
-        else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name(device) if cuda else _processor(),
+        "device_type": device.type,
         "cuda": torch.version.cuda if cuda else None,
         "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
         if cuda
@@ -77,6 +87,10 @@ def provenance(
         "commit": _commit(),
     }
     return source | ({"data": dataset.name, "data_sha256": dataset.sha256()} if dataset else {})
+
+
+def _processor() -> str:
+    return platform.processor() or platform.machine()
 
 
 def _commit() -> str | None:
@@ -106,26 +120,9 @@ def _output(*command: str) -> str | None:
         return None
 
 
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def _board(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ImportError("TensorBoard is not installed: pip install tensorboard") from error
-    return SummaryWriter(folder)
-
-
 def write_json(path: str | Path, thing: Any) -> None:
     """Write ``thing`` atomically."""
-    _write(Path(path), json.dumps(thing, indent=2) + "\n")
+    write_atomically(Path(path), (json.dumps(thing, indent=2) + "\n").encode())
 
 
 class RunWriter:
@@ -133,14 +130,18 @@ class RunWriter:
     the run complete.
 
     Args:
-        folder: ``results/<experiment>/<arm>-seed<k>``; made if missing, refused if it holds a
-            complete record.
+        folder: ``results/<experiment>/<arm>-seed<k>``; made if missing, and locked until the writer
+            is closed (or the process dies).
         config: what was asked for; TOML-able.
-        source: the result of :func:`provenance`.
+        source: the result of :func:`provenance`; of it the hash of the data, the kind of device,
+            the dtype and the network (if given) decide the run, together with ``config``.
         tensorboard: write the rows to ``<folder>/tensorboard`` too.
 
     Raises:
-        FileExistsError: if the folder already holds a complete record.
+        AlreadyComplete: if the folder holds a complete record of this run.
+        FileExistsError: if it holds a record of another run, with what differs, or another process
+            writes to it. Nothing in it is touched.
+        ValueError: if it holds a record that cannot be read.
         ImportError: if TensorBoard is asked for and not installed.
     """
 
@@ -152,32 +153,41 @@ class RunWriter:
         tensorboard: bool = False,
     ) -> None:
         self.folder = Path(folder)
-        if (self.folder / "provenance.json").exists() and read_record(self.folder).complete:
-            raise FileExistsError(
-                f"{self.folder} already holds a complete record; move it away to run again"
-            )
-        self.board = _board(self.folder / "tensorboard") if tensorboard else None
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.rows: list[dict[str, float]] = []
         self.source = dict(source)
         self._start = time.perf_counter()
-        _write(self.folder / "config.toml", tomli_w.dumps(config))
-        self._finish(False)
+        self._make_board = _summary_writer() if tensorboard else None
+        self._board: Any = None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = Lock(self.folder)
+        try:
+            _refuse_another(self.folder, config, self.source)
+            write_atomically(self.folder / "config.toml", tomli_w.dumps(config).encode())
+            self._finish(False)
+        except BaseException:
+            self._lock.release()
+            raise
 
     def log(self, **row: float) -> None:
         """Append one row to ``metrics.csv``; every row has the columns of the first."""
         if self.rows and row.keys() != self.rows[0].keys():
             raise ValueError(f"row must have the columns {list(self.rows[0])}, got {list(row)}")
         self.rows.append(row)
+        self._write_rows()
+        if self._make_board is not None:
+            step = int(row.get("epoch", len(self.rows)))
+            if self._board is None:  # rows that an interrupted process wrote too late are dropped
+                self._board = self._make_board(self.folder / "tensorboard", purge_step=step)
+            for key, value in row.items():
+                self._board.add_scalar(key, value, step)
+            self._board.flush()
+
+    def _write_rows(self) -> None:
         text = io.StringIO()
-        writer = csv.DictWriter(text, row.keys(), lineterminator="\n")
+        writer = csv.DictWriter(text, self.rows[0].keys(), lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
-        _write(self.folder / "metrics.csv", text.getvalue())
-        if self.board is not None:
-            for key, value in row.items():
-                self.board.add_scalar(key, value, int(row.get("epoch", len(self.rows))))
-            self.board.flush()
+        write_atomically(self.folder / "metrics.csv", text.getvalue().encode())
 
     @property
     def seconds(self) -> float:
@@ -186,45 +196,112 @@ class RunWriter:
 
     def resume(self, rows: list[dict[str, float]], seconds: float) -> None:
         """Start from the rows of an interrupted run, and from the seconds that it had taken."""
-        self.rows, self._start = [], time.perf_counter() - seconds
-        for row in rows:
-            self.log(**row)
+        self.rows, self._start = list(rows), time.perf_counter() - seconds
+        if self.rows:
+            self._write_rows()
 
     def _finish(self, complete: bool) -> None:
-        source = self.source | {"wall_seconds": round(self.seconds, 3), "complete": complete}
+        source = self.source | {"wall_seconds": round(self.seconds, 3), "format": 2}
+        source["complete"] = complete
         write_json(self.folder / "provenance.json", source)
 
-    def __enter__(self) -> "RunWriter":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._finish(kind is None)
-        if self.board is not None:
-            self.board.close()
+        try:
+            self._finish(kind is None)
+            if self._board is not None:
+                self._board.close()
+        finally:
+            self._lock.release()
+
+
+def _summary_writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError("TensorBoard is not installed: pip install tensorboard") from error
+    return SummaryWriter
+
+
+def _refuse_another(folder: Path, config: dict[str, Any], source: dict[str, Any]) -> None:
+    """Unless the folder holds no record, or an incomplete one of this very run."""
+    found = _config(folder), _source(folder)
+    there, here = (
+        flat(c or {}) | flat({key: s[key] for key in DECIDES if s and key in s})
+        for c, s in (found, (config, source))
+    )
+    config_there, source_there = found
+    complete = bool(source_there and source_there.get("complete"))
+    old = source_there is not None and "format" not in source_there  # fewer keys were recorded
+    if config_there is not None and (words := differences(there, here, only_common=old)):
+        raise FileExistsError(f"{folder} holds a record of another run: {words}; {MOVE}")
+    if complete:
+        raise AlreadyComplete(
+            f"{folder} already holds a complete record; move it away to run again"
+        )
 
 
 def read_record(folder: str | Path) -> Record:
     """Read one run's folder.
 
     Raises:
-        FileNotFoundError: if the folder holds no record.
+        FileNotFoundError: if the folder holds no record. ValueError: if a file of it is damaged.
     """
     folder = Path(folder)
-    if not (folder / "provenance.json").exists():
+    config, source = _config(folder), _source(folder)
+    if source is None:
         raise FileNotFoundError(f"{folder} holds no record (no provenance.json)")
-    config = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
-    source = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    metrics: dict[str, np.ndarray] = {}
-    if (folder / "metrics.csv").exists():
-        with open(folder / "metrics.csv", encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        metrics = {
-            key: np.array([float(row[key]) for row in rows]) for key in (rows[0] if rows else ())
-        }
-    return Record(folder.name, config, metrics, source)
+    if config is None:
+        raise ValueError(f"{folder} holds a damaged record: no config.toml")
+    return Record(folder.name, config, _metrics(folder), source)
 
 
 def read_records(experiment: str | Path) -> list[Record]:
-    """All runs of one experiment's folder, sorted by name; empty if there are none."""
-    folders = sorted(path.parent for path in Path(experiment).glob("*/provenance.json"))
-    return [read_record(folder) for folder in folders]
+    """All runs of one experiment's folder, sorted by name; empty if there are none. A damaged
+    record is passed over, with a warning that names it.
+    """
+    found = []
+    for path in sorted(Path(experiment).glob("*/provenance.json")):
+        try:
+            found.append(read_record(path.parent))
+        except (ValueError, OSError) as error:
+            warnings.warn(f"passed over: {error}", stacklevel=2)
+    return found
+
+
+def _config(folder: Path) -> dict[str, Any] | None:
+    path = folder / "config.toml"
+    if not path.exists():
+        return None
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # no TOML, or no text
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _source(folder: Path) -> dict[str, Any] | None:
+    path = folder / "provenance.json"
+    if not path.exists():
+        return None
+    try:
+        source = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(source, dict):
+            raise ValueError("it is no table")
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    return source
+
+
+def _metrics(folder: Path) -> dict[str, np.ndarray]:
+    path = folder / "metrics.csv"
+    if not path.exists():
+        return {}
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file, strict=True))
+        names = rows[0] if rows else {}
+        return {key: np.array([float(row[key]) for row in rows]) for key in names}
+    except (ValueError, TypeError, csv.Error) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error

@@ -1,133 +1,126 @@
 """One simplex, or a product of simplices over groups of coordinates: projection, vertices,
 Frank-Wolfe gap.
+
+Arrays are NumPy's, in float64: the problems are small, and what they cost is the number of
+operations that Python starts, not what these compute.
 """
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ddi.threat import number
+from ddi import _checks
 
-__all__ = ["Simplices", "check_floats", "project_simplex"]
+__all__ = ["Array", "Mask", "Simplices", "check_groups", "project_simplex"]
 
-
-def check_floats(name: str, value: Tensor, ndim: int, finite: bool = True) -> Tensor:
-    """Return ``value`` if it is a non-empty, finite, real floating tensor of at least ``ndim``
-    axes; else ``ValueError``.
-    """
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        raise ValueError(
-            f"{name} must be a floating-point tensor, got {getattr(value, 'dtype', type(value).__name__)}"
-        )
-    if value.ndim < ndim or value.numel() == 0:
-        raise ValueError(
-            f"{name} must be non-empty with at least {ndim} axes, got shape {tuple(value.shape)}"
-        )
-    if finite and not all(math.isfinite(extreme) for extreme in torch.aminmax(value.detach())):
-        raise ValueError(f"{name} must be finite, got NaN or infinite entries")
-    return value
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 
 def project_simplex(v: Tensor, radius: float = 1.0) -> Tensor:
     """Solve ``min ||a - v||_2`` over ``a >= 0, sum(a) = radius``, along the last axis.
 
     Exact, by sorting (Duchi et al. 2008, figure 1). Any leading shape; the result has ``v``'s
-    dtype.
+    dtype and device, and no graph.
 
     Raises:
         ValueError: if ``v`` is empty, not floating-point or not finite, or ``radius`` is not
             positive.
     """
-    check_floats("v", v, 1)
-    return _project(v.double(), number("radius", radius, strict=True)).to(v.dtype)
+    _checks.float_tensor("v", v)
+    a = _project(v.detach().double().cpu().numpy(), _checks.positive("radius", radius))
+    return torch.as_tensor(a).to(v)
 
 
-def _project(v: Tensor, radius: float) -> Tensor:
-    """The projection in float64; entries of ``-inf`` (padding) get weight 0."""
-    v = (v - v.amax(-1, keepdim=True)) / radius
-    u = v.sort(-1, descending=True).values
-    count = torch.arange(1, v.shape[-1] + 1, dtype=v.dtype, device=v.device)
-    excess = (u.cumsum(-1) - 1) / count
-    rho = (u > excess).sum(-1, keepdim=True)
-    a = (v - excess.gather(-1, rho - 1)).clamp_min(0)
-    return radius * (a / a.sum(-1, keepdim=True))
+def _project(v: Array, radius: float) -> Array:
+    """The projection; entries of ``-inf`` (padding) get weight 0."""
+    v = (v - v.max(-1, keepdims=True)) / radius
+    u = -np.sort(-v, axis=-1)
+    excess = (u.cumsum(-1) - 1) / np.arange(1, v.shape[-1] + 1)
+    rho = (u > excess).sum(-1, keepdims=True)
+    a: Array = (v - np.take_along_axis(excess, rho - 1, -1)).clip(0, None)
+    return radius * (a / a.sum(-1, keepdims=True))
+
+
+def check_groups(groups: Tensor, n: int) -> Tensor:
+    """``groups`` if it is ``n`` integer labels; else ``ValueError``."""
+    whole = isinstance(groups, Tensor) and groups.dtype != torch.bool
+    if not whole or groups.shape != (n,) or groups.is_floating_point() or groups.is_complex():
+        _checks.refuse("groups", f"a tensor of {n} integers", groups)
+    return groups
 
 
 class Simplices:
     """The polytope of weights ``(B, n)`` that are non-negative and sum to 1 in each group of
     coordinates.
 
-    Its methods take and give NumPy arrays if ``device`` is ``None``, and tensors on ``device``
-    otherwise. NumPy is for small problems, whose cost is the number of operations that Python
-    starts, and not what they compute.
-
     Args:
-        groups: ``(n,)`` integer labels, any values in any order.
-        n: how many there must be. device: where the weights will be, or ``None``.
+        groups: ``(n,)`` integer labels, any values in any order. n: how many there must be.
+
+    Attributes:
+        n, count: number of coordinates and of groups.
+        group: ``(n,)``, the group of each coordinate, counted from 0. indicator: ``(n, count)``,
+            1.0 where the coordinate is in the group. order: ``0 ... n - 1``.
 
     Raises:
         ValueError: if ``groups`` is not ``n`` integers.
     """
 
-    def __init__(self, groups: Tensor, n: int, device: torch.device | None) -> None:
-        if not isinstance(groups, Tensor) or groups.shape != (n,) or groups.is_floating_point():
-            raise ValueError(f"groups must be {n} integers, got {groups!r}")
-        labels, group = np.unique(groups.cpu().numpy(), return_inverse=True)
-        self.n, self.count, self.xp = n, len(labels), np if device is None else torch
+    def __init__(self, groups: Tensor, n: int) -> None:
+        labels, group = np.unique(check_groups(groups, n).cpu().numpy(), return_inverse=True)
+        self.n, self.count, self.group, self.order = n, len(labels), group, np.arange(n)
+        self.indicator: Array = (group[:, None] == np.arange(self.count)).astype(np.float64)
         sizes = np.bincount(group)
         # row g: the coordinates of group g, padded with n, which points at an extra column
-        index = np.full((self.count, sizes.max()), n)
-        index[np.arange(sizes.max()) < sizes[:, None]] = group.argsort(kind="stable")
-        member = (group[:, None] == np.arange(self.count)).astype(np.float64)
-        arrays = group, index, member, np.arange(n)
-        here = (lambda a: a) if device is None else (lambda a: torch.as_tensor(a, device=device))
-        self.group, self.index, self.indicator, self.order = map(
-            here, arrays
-        )  # indicator: (n, count)
+        self._index = np.full((self.count, sizes.max()), n)
+        self._index[np.arange(sizes.max()) < sizes[:, None]] = group.argsort(kind="stable")
 
-    def _rows(self, v: Any) -> Any:
+    def _rows(self, v: Array) -> Array:
         """The groups' entries, ``(B, count, size)``, filled up with infinity."""
-        return self.xp.concatenate([v, self.xp.full_like(v[:, :1], math.inf)], 1)[:, self.index]
+        rows: Array = np.concatenate([v, np.full_like(v[:, :1], math.inf)], 1)[:, self._index]
+        return rows
 
-    def least(self, r: Any) -> Any:
+    def least(self, r: Array) -> Array:
         """The smallest entry of each group, ``(B, count)``."""
-        return self.xp.amin(self._rows(r), -1)
+        return self._rows(r).min(-1)
 
-    def shift(self, c: Any) -> Any:
+    def first(self, r: Array) -> NDArray[np.intp]:
+        """The coordinate of each group's smallest entry (the first of ties), ``(B, count)``."""
+        return self._index[np.arange(self.count), self._rows(r).argmin(-1)]
+
+    def shift(self, c: Array) -> Array:
         """Subtract each group's largest entry: a constant a group changes no solution."""
         return c + self.least(-c)[:, self.group]
 
-    def normalise(self, a: Any) -> Any:
+    def normalise(self, a: Array) -> Array:
         """Divide non-negative weights by their sum, a group at a time."""
         return a / (a @ self.indicator)[:, self.group]
 
-    def project(self, v: Any) -> Any:
+    def project(self, v: Array) -> Array:
         """Euclidean projection of ``(B, n)``: a simplex projection of each group."""
-        rows = _project(-torch.as_tensor(self._rows(-v)), 1.0)
-        out = rows.new_zeros(len(v), self.n + 1)
-        out[:, torch.as_tensor(self.index).flatten()] = rows.flatten(1)
-        return out[:, : self.n].numpy() if self.xp is np else out[:, : self.n]
+        out = np.zeros((len(v), self.n + 1))
+        out[:, self._index.ravel()] = _project(-self._rows(-v), 1.0).reshape(len(v), -1)
+        return out[:, : self.n]
 
-    def vertex(self, r: Any) -> Any:
+    def vertex(self, r: Array) -> Array:
         """Solve ``min <r, v>`` over the polytope: in every group all weight on the smallest entry
         (the first of ties).
         """
-        chosen = self.index[self.order[: self.count], self._rows(r).argmin(-1)]
-        corner = self.xp.zeros_like(r)
-        corner[self.xp.arange(len(r))[:, None], chosen] = 1.0
+        corner = np.zeros_like(r)
+        corner[np.arange(len(r))[:, None], self.first(r)] = 1.0
         return corner
 
-    def gaps(self, a: Any, r: Any) -> Any:
+    def gaps(self, a: Array, r: Array) -> Array:
         """Frank-Wolfe gap of each group, ``sum_i a_i (r_i - min r) >= 0``, shape ``(B, count)``."""
         return (a * (r - self.least(r)[:, self.group])) @ self.indicator
 
-    def gap(self, a: Any, r: Any) -> Any:
+    def gap(self, a: Array, r: Array) -> Array:
         """Frank-Wolfe gap ``<r, a> - min <r, v>`` over the polytope, shape ``(B,)``."""
         return self.gaps(a, r).sum(-1)
 
-    def worst(self, a: Any, r: Any) -> Any:
+    def worst(self, a: Array, r: Array) -> Mask:
         """Boolean ``(B, n)``: the members of the group with the largest gap."""
         return self.group == self.gaps(a, r).argmax(-1)[:, None]

@@ -3,25 +3,23 @@
 The problem solved everywhere is ``min 1/2 a'Ga - c'a`` over weights ``a`` that lie in a simplex, or
 whose every group lies in one. With ``G = M'M`` and ``c = 0`` it gives the point of least norm of a
 hull (Theorem 2) or of a sum of hulls; with ``c`` the loss values it is the dual of the bundle step.
-Cost does not depend on the dimension of the vectors.
+Cost does not depend on the dimension of the vectors. All is computed in float64 by NumPy, on the
+CPU.
 """
 
 import math
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ddi.simplices import Simplices, check_floats
-from ddi.threat import number, whole
+from ddi import _checks
+from ddi.simplices import Array, Mask, Simplices, check_groups
 
 __all__ = ["MinNormPoint", "bundle", "min_norm_point", "min_norm_product"]
 
-Solved = tuple[Any, int]  # weights, iterations
-
-METHODS = ("exact", "apg", "frank-wolfe")
+Solved = tuple[Array, int]  # weights, iterations
 
 
 @dataclass(frozen=True)
@@ -68,12 +66,12 @@ def min_norm_point(
         max_iter: most iterations; default ``100 + 10 m`` for ``"exact"``, else 10 000.
 
     Returns:
-        :class:`MinNormPoint` in ``gram``'s dtype; computed in float64.
+        :class:`MinNormPoint` in ``gram``'s dtype, on its device.
 
     Raises:
         ValueError: for a matrix that is not square, not finite or indefinite, or an unknown method.
     """
-    check_floats("gram", gram, 2)
+    _checks.float_tensor("gram", gram, 2)
     groups = torch.zeros(gram.shape[-1], dtype=torch.int64)
     return min_norm_product(gram, groups, linear, method, tol, max_iter)
 
@@ -100,61 +98,25 @@ def min_norm_product(
     Raises:
         ValueError: as for :func:`min_norm_point`, and if ``groups`` is not ``n`` integers.
     """
-    gram, n = check_floats("gram", gram, 2), gram.shape[-1]
-    if gram.shape[-2] != n:
-        raise ValueError(f"gram must be square in its last two axes, got shape {tuple(gram.shape)}")
-    shape, many = (
-        gram.shape[:-2],
-        gram.is_cuda and gram.numel() >= 32 * n * n,
-    )  # few problems are quicker on the CPU
-    simplices = Simplices(groups, n, gram.device if many else None)
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {METHODS}, got {method!r}")
+    solve = SOLVERS[_checks.one_of("method", method, SOLVERS)]
+    exact, float64 = method == "exact", isinstance(gram, Tensor) and gram.dtype == torch.float64
+    tol = (1e-16 if exact else 1e-6) if tol is None else _checks.non_negative("tol", tol)
     if max_iter is not None:
-        whole("max_iter", max_iter)
-    exact = method == "exact"
-    tol = number("tol", (1e-16 if exact else 1e-6) if tol is None else tol)
-    max_iter = max_iter or (100 + 10 * n if exact else 10_000)
+        _checks.positive_int("max_iter", max_iter)
+    problem, scale = _problem(gram, groups, linear, tol)
+    simplices = problem.simplices
+    a, iterations = solve(problem, max_iter or (100 + 10 * simplices.n if exact else 10_000))
 
-    if linear is None:
-        linear = gram.new_zeros(n)
-    else:
-        check_floats("linear", linear, 1)
-        if linear.shape[-1] != n:
-            raise ValueError(
-                f"linear must have {n} entries on its last axis, got shape {tuple(linear.shape)}"
-            )
-    G = gram.detach().double().reshape(-1, n, n)
-    c = linear.detach().to(G).expand(*shape, n).reshape(-1, n)
-    if not many:
-        G, c = G.cpu().numpy(), c.cpu().numpy()
-    xp = simplices.xp
-    c = simplices.shift(c)
-    largest = xp.amax(xp.amax(abs(G), -1), -1)
-    scale = xp.where(
-        largest > 0, largest, xp.amax(abs(c), -1)
-    )  # the unit of the problem: the largest Gram entry
-    scale = xp.where(scale > 0, scale, 1.0)
-    G, c = G / scale[:, None, None], c / scale[:, None]
-    G = (G + G.swapaxes(1, 2)) / 2
-    floor = _semidefinite(G, gram.dtype, xp)
-    size = xp.amax(abs(c), -1).clip(
-        1.0, None
-    )  # ... or the largest loss difference, where that is larger
-
-    solve = {"exact": _active_set, "apg": _accelerated, "frank-wolfe": _away_steps}[method]
-    a, iterations = solve(G, c, simplices, tol * size, max_iter, floor)
     weights = torch.as_tensor(simplices.normalise(a)).to(gram.dtype)
-    rounded = weights.double() if many else weights.double().numpy()
-    gap = simplices.gap(rounded, _residual(G, rounded, c))
-    squared = (rounded * _residual(G, rounded, 0.0)).sum(-1).clip(0, None)
-    good = (
-        gap <= (max(tol, 1e-10 if gram.dtype == torch.float64 else 1e-6) if exact else tol) * size
-    )
-    found = (squared * scale, gap * scale, good)
-    squared, gap, good = (torch.as_tensor(v, device=gram.device).reshape(shape) for v in found)
-    weights = weights.to(gram.device).reshape(*shape, n)
-    return MinNormPoint(weights, squared.to(gram.dtype), gap.to(gram.dtype), iterations, good)
+    rounded = weights.double().numpy()
+    gap = problem.gap(rounded)
+    squared = (rounded * _times(problem.G, rounded)).sum(-1).clip(0, None)
+    good = gap <= (max(tol, 1e-10 if float64 else 1e-6) if exact else tol) * problem.size
+    shape = gram.shape[:-2]
+    found = [torch.as_tensor(v).to(gram).reshape(shape) for v in (squared * scale, gap * scale)]
+    converged = torch.as_tensor(good, device=gram.device).reshape(shape)
+    weights = weights.to(gram.device).reshape(*shape, simplices.n)
+    return MinNormPoint(weights, found[0], found[1], iterations, converged)
 
 
 def bundle(
@@ -174,172 +136,242 @@ def bundle(
     Returns: :class:`MinNormPoint`; ``squared_norm`` is ``a'Ga``, without ``t``; ``gap`` is that of
         the dual divided by ``t``.
     """
-    number("t", t, strict=True)
-    check_floats("values", values, 1)
+    t = _checks.positive("t", t)
+    _checks.float_tensor("gram", gram, 2)
+    linear = _checks.float_tensor("values", values).double() / t
+    if not torch.isfinite(linear).all():
+        raise ValueError(f"t must leave values / t finite, got {t!r}")
     groups = torch.zeros(gram.shape[-1], dtype=torch.int64) if groups is None else groups
-    return min_norm_product(gram, groups, values.double() / t, method)
+    return min_norm_product(gram, groups, linear, method)
 
 
 # --------------------------------------------------------------------------------------------------
-# Each takes G (B, n, n) of unit scale, c (B, n), the groups, the gap to reach (B,), the most
-# iterations and the size of G's rounding-level negative eigenvalues, and returns (weights,
-# iterations); NumPy arrays, or tensors on a GPU.
 
 
-def _active_set(G: Any, c: Any, simplices: Simplices, tol: Any, most: int, floor: Any) -> Solved:
+@dataclass(frozen=True)
+class _Problem:
+    """A batch of ``B`` problems in units in which the largest entry of each matrix is 1.
+
+    Attributes:
+        G: ``(B, n, n)``, symmetric. c: ``(B, n)``, each group's largest entry 0.
+        size: ``(B,)``, the larger of 1 and the largest loss difference. tol: the gap to reach,
+            ``(B,)``. floor: bound of G's negative eigenvalues, ``(B,)``, of rounding's size.
+    """
+
+    G: Array
+    c: Array
+    simplices: Simplices
+    size: Array
+    tol: Array
+    floor: Array
+
+    def residual(self, a: Array) -> Array:
+        """The objective's gradient ``Ga - c``."""
+        return _times(self.G, a) - self.c
+
+    def gap(self, a: Array) -> Array:
+        return self.simplices.gap(a, self.residual(a))
+
+
+def _times(G: Array, a: Array) -> Array:
+    return (G @ a[:, :, None])[:, :, 0]
+
+
+def _problem(
+    gram: Tensor, groups: Tensor, linear: Tensor | None, tol: float
+) -> tuple[_Problem, Array]:
+    """What is given, checked and scaled, and the scales ``(B,)``: the largest entry of each
+    matrix, or where that is 0 the largest loss difference.
+    """
+    n = _checks.float_tensor("gram", gram, 2).shape[-1]
+    if gram.shape[-2] != n:
+        raise ValueError(f"gram must be square in its last two axes, got shape {tuple(gram.shape)}")
+    simplices = Simplices(check_groups(groups, n), n)
+    shape = gram.shape[:-2]
+    c = np.zeros((1, n))
+    if linear is not None:
+        _checks.float_tensor("linear", linear)
+        try:
+            c = linear.detach().double().cpu().expand(*shape, n).reshape(-1, n).numpy()
+        except RuntimeError:
+            _checks.refuse("linear", f"a tensor that expands to shape {(*shape, n)}", linear)
+    G = gram.detach().double().cpu().reshape(-1, n, n).numpy()
+    c = simplices.shift(np.broadcast_to(c, (len(G), n)))
+    scale, most = abs(G).max((-2, -1)), abs(c).max(-1)
+    scale = np.where(scale > 0, scale, np.where(most > 0, most, 1.0))
+    with np.errstate(over="ignore"):
+        G, c = G / scale[:, None, None], c / scale[:, None]
+    if not np.isfinite(c).all():
+        raise ValueError("linear must be finite in units of gram's largest entry")
+    G = (G + G.swapaxes(1, 2)) / 2
+    size = abs(c).max(-1).clip(1.0, None)
+    return _Problem(G, c, simplices, size, tol * size, _floor(G, gram.dtype)), scale
+
+
+def _floor(G: Array, dtype: torch.dtype) -> Array:
+    """A bound of the size of the negative eigenvalues of ``G`` (unit scale), ``(B,)``; refused if
+    larger than rounding in ``dtype``.
+    """
+    n = G.shape[-1]
+    try:  # the cheap proof that there are none below rounding
+        np.linalg.cholesky(G + 5e-15 * n * np.eye(n))
+        return np.zeros(len(G))
+    except np.linalg.LinAlgError:
+        lowest = np.linalg.eigvalsh(G)[:, 0]
+    if (lowest < -n * (1e-10 if dtype == torch.float64 else 1e-5)).any():
+        least = f"an eigenvalue {lowest.min():.3g} of its largest entry"
+        raise ValueError(f"gram must be positive semidefinite, got {least}")
+    return (-lowest).clip(0, None)
+
+
+# --------------------------------------------------------------------------------------------------
+# Each takes a problem and the most iterations, and returns (weights, iterations).
+
+
+def _active_set(problem: _Problem, most: int) -> Solved:
     """Minimise on the affine hull of a support; drop what turns negative; let in what the gap
     points to; repeat.
 
     A tiny proximal term, centred at the current point (so that it moves no solution), keeps every
-    system regular.
+    system regular. Returned is the iterate of least gap.
     """
-    xp, n = simplices.xp, c.shape[-1]
-    proximal = (1e-14 * n + 2 * floor)[:, None]
-    rounding = 1e-11 * xp.amax(abs(c), -1).clip(1.0, None)
-    a = _pivot(G, c, simplices, proximal)
-    free, settled = a > 0, tol != tol  # first the minimiser on this support
-    new = xp.zeros_like(free)
-    kept, least, idle = a, xp.full_like(tol, math.inf), xp.zeros_like(tol)
+    simplices = problem.simplices
+    rounding = 1e-11 * problem.size
+    a = _pivot(problem)
+    free = a > 0  # first the minimiser on this support
+    settled: Mask = np.zeros(len(a), dtype=np.bool_)
+    new = np.zeros_like(free)
+    kept, least = a, np.full(len(a), math.inf)
+    idle = np.zeros(len(a), dtype=np.int64)  # iterations lost to rounding
     for iteration in range(most):
-        r = _residual(G, a, c)
+        r = problem.residual(a)
         gaps = simplices.gaps(a, r)
         gap = gaps.sum(-1)
-        kept = xp.where((gap < least)[:, None], a, kept)
-        idle = xp.where(
-            (gap < 0.9 * least) | (gap > rounding), 0.0, idle + 1
-        )  # iterations lost to rounding
-        least = xp.minimum(least, gap)
-        done = (gap <= tol) | (idle >= 2)
+        kept = np.where((gap < least)[:, None], a, kept)
+        idle = np.where((gap < 0.9 * least) | (gap > rounding), 0, idle + 1)
+        least = np.minimum(least, gap)
+        done = (gap <= problem.tol) | (idle >= 2)
         if done.all():
             return kept, iteration
         lowest = simplices.vertex(r) > 0
         wide = gaps >= 0.1 * gaps.mean(-1)[:, None]
         entering = lowest & wide[:, simplices.group] & settled[:, None]
-        new = xp.where(settled[:, None], entering & ~free, new)
+        new = np.where(settled[:, None], entering & ~free, new)
         free = free | entering
-
-        d = _to_affine_minimiser(G, r, free, proximal, simplices)
-        falling = free & (d < 0)
-        ratio = xp.where(falling, a / xp.where(falling, -d, 1.0), math.inf)
-        step = xp.amin(ratio, -1).clip(None, 1.0)[:, None]
-        blocked = falling & (ratio <= step)
-        moved = simplices.normalise(xp.where(blocked, 0.0, a + step * d).clip(0, None))
+        moved, blocked, stopped = _step(problem, a, r, free)
         free, new = free & ~blocked, new & ~blocked
-        stuck = (step[:, 0] == 0) & ~new.any(
-            -1
-        )  # all that came in fell out: keep the steepest alone
+        stuck = stopped & ~new.any(-1)  # all that came in fell out: keep the steepest alone
         if stuck.any():
             steepest = lowest & simplices.worst(a, r) & stuck[:, None]
             free, new = free | steepest, new | steepest
-        settled = ~blocked.any(-1)
-        a = xp.where(done[:, None], a, moved)
+        settled[:] = ~blocked.any(-1)
+        a = np.where(done[:, None], a, moved)
     return kept, most
 
 
-def _pivot(G: Any, c: Any, simplices: Simplices, proximal: Any, rounds: int = 6) -> Any:
+def _step(problem: _Problem, a: Array, r: Array, free: Mask) -> tuple[Array, Mask, Mask]:
+    """Go towards the minimiser on the affine hull of ``free``, as far as the weights stay
+    non-negative: where to, which weights block, and which problems do not move at all.
+    """
+    d = _to_affine_minimiser(problem, r, free)
+    falling = free & (d < 0)
+    ratio = np.where(falling, a / np.where(falling, -d, 1.0), math.inf)
+    step = ratio.min(-1).clip(None, 1.0)[:, None]
+    blocked = falling & (ratio <= step)
+    moved = np.where(blocked, 0.0, a + step * d).clip(0, None)
+    return problem.simplices.normalise(moved), blocked, step[:, 0] == 0
+
+
+def _pivot(problem: _Problem, rounds: int = 6) -> Array:
     """A start: drop all negative weights and let in all that the multipliers ask for, at once, from
     the full support.
 
     Block pivoting (Portugal, Judice and Vicente 1994) mostly finds the support in a few rounds, but
     it may cycle, so what it finds is no more than a feasible point.
     """
-    xp = simplices.xp
-    free = xp.ones_like(c) > 0
+    simplices = problem.simplices
+    free = np.ones_like(problem.c, dtype=np.bool_)
     for _ in range(rounds):
-        even = simplices.normalise(xp.ones_like(c) * free)
-        a = even + _to_affine_minimiser(G, _residual(G, even, c), free, proximal, simplices)
-        r = _residual(G, a, c)
+        even = simplices.normalise(free.astype(np.float64))
+        a = even + _to_affine_minimiser(problem, problem.residual(even), free)
+        r = problem.residual(a)
         level = ((even * r) @ simplices.indicator)[:, simplices.group]
         wrong = (free & (a < 0)) | (~free & (r < level))
         if not wrong.any():
             break
         free = free ^ wrong
-        free = free | (simplices.vertex(xp.where(free, 0.0, 1.0)) > 0)  # one member at least
+        free = free | (simplices.vertex(np.where(free, 0.0, 1.0)) > 0)  # one member at least
     return simplices.normalise(a.clip(0, None))
 
 
-def _to_affine_minimiser(G: Any, r: Any, free: Any, proximal: Any, simplices: Simplices) -> Any:
+def _to_affine_minimiser(problem: _Problem, r: Array, free: Mask) -> Array:
     """Solve ``min 1/2 d'Gd + r'd + proximal/2 |d|^2`` over ``d`` with ``d = 0`` off ``free`` and
     sum 0 in each group.
+
+    The first free member of each group pays for the others: ``d_lead = -sum of the others' d``,
+    which leaves a definite system in these alone.
     """
-    xp = simplices.xp
-    idx = xp.where(free.any(0))[
-        0
-    ]  # the union of a batch's supports; rows of the identity fill up each problem
-    f, p = free[:, idx], len(idx)
-    inside = xp.where(f[:, :, None] & f[:, None, :], G[:, idx][:, :, idx], 0.0)
-    inside[:, range(p), range(p)] += xp.where(f, proximal, 1.0)
-    border = simplices.indicator[idx] * f[:, :, None]
-    corner = xp.zeros_like(border[:, : simplices.count])
-    K = xp.concatenate(
-        [xp.concatenate([inside, border], -1), xp.concatenate([border.swapaxes(1, 2), corner], -1)],
-        1,
-    )
-    rhs = xp.concatenate([xp.where(f, -r[:, idx], 0.0), corner[:, 0]], -1)
-    d = xp.zeros_like(r)
-    d[:, idx] = xp.where(f, xp.linalg.solve(K, rhs[:, :, None])[:, :p, 0], 0.0)
+    G, simplices = problem.G, problem.simplices
+    lead = simplices.first(np.where(free, 0.0, 1.0))[:, simplices.group]  # (B, n)
+    others = free & (lead != simplices.order)
+    idx = np.flatnonzero(others.any(0))  # the union of a batch's; rows of the identity fill up
+    f, of, b = others[:, idx], lead[:, idx], np.arange(len(G))[:, None]
+    H = G[:, idx] - G[b, of]  # rows, less those of the leads; then columns
+    H = H[:, :, idx] - np.take_along_axis(H, of[:, None, :], 2)
+    same = simplices.group[idx][:, None] == simplices.group[idx]
+    proximal = (1e-14 * simplices.n + 2 * problem.floor)[:, None, None]
+    H += proximal * (same + np.eye(len(idx)))
+    H = np.where(f[:, :, None] & f[:, None, :], H, np.eye(len(idx)))
+    rhs = np.where(f, np.take_along_axis(r, of, 1) - r[:, idx], 0.0)
+    d = np.zeros_like(r)
+    d[:, idx] = np.where(f, np.linalg.solve(H, rhs[:, :, None])[:, :, 0], 0.0)
+    d[b, lead] -= (d @ simplices.indicator)[:, simplices.group]
     return d
 
 
-def _accelerated(G: Any, c: Any, simplices: Simplices, tol: Any, most: int, floor: Any) -> Solved:
+def _accelerated(problem: _Problem, most: int) -> Solved:
     """Accelerated projected gradient (Parikh and Boyd 2014, section 4.3), step ``1/||G||_2`` for
     ``1/2 a'Ga``.
     """
-    xp = simplices.xp
-    step = 1 / xp.linalg.eigvalsh(G)[:, -1:].clip(1e-300, None)
-    a = previous = simplices.normalise(xp.ones_like(c))
+    simplices = problem.simplices
+    step = 1 / np.linalg.eigvalsh(problem.G)[:, -1:].clip(1e-300, None)
+    a = previous = simplices.normalise(np.ones_like(problem.c))
     for k in range(most):
-        done = simplices.gap(a, _residual(G, a, c)) <= tol
+        done = problem.gap(a) <= problem.tol
         if done.all():
             return a, k
         ahead = a + k / (k + 3) * (a - previous)
-        new = simplices.project(ahead - step * _residual(G, ahead, c))
-        a, previous = xp.where(done[:, None], a, new), a
+        new = simplices.project(ahead - step * problem.residual(ahead))
+        a, previous = np.where(done[:, None], a, new), a
     return a, most
 
 
-def _away_steps(G: Any, c: Any, simplices: Simplices, tol: Any, most: int, floor: Any) -> Solved:
+def _away_steps(problem: _Problem, most: int) -> Solved:
     """Frank-Wolfe with away steps (Lacoste-Julien and Jaggi 2015) and exact line search, on the
     group of largest gap.
     """
-    xp, n = simplices.xp, c.shape[-1]
-    a = simplices.vertex(G[:, range(n), range(n)] / 2 - c)
+    G, simplices = problem.G, problem.simplices
+    a = simplices.vertex(G.diagonal(axis1=1, axis2=2) / 2 - problem.c)
     for iteration in range(most):
-        r = _residual(G, a, c)
-        done = simplices.gap(a, r) <= tol
+        r = problem.residual(a)
+        done = simplices.gap(a, r) <= problem.tol
         if done.all():
             return a, iteration
         member = simplices.worst(a, r)  # (B, n), the group to move in
-        weights = xp.where(member, a, 0.0)
-        best = simplices.order == xp.where(member, r, math.inf).argmin(-1)[:, None]
-        worst = simplices.order == xp.where(weights > 0, r, -math.inf).argmax(-1)[:, None]
+        weights = np.where(member, a, 0.0)
+        best = simplices.order == np.where(member, r, math.inf).argmin(-1)[:, None]
+        worst = simplices.order == np.where(weights > 0, r, -math.inf).argmax(-1)[:, None]
         share = (weights * worst).sum(-1)[:, None]  # weight of the vertex to move away from
-        toward, away = best * 1.0 - weights, weights - worst * 1.0
+        toward, away = best - weights, weights - worst
         go_toward = ((toward * r).sum(-1) <= (away * r).sum(-1))[:, None] | (share == 1)
-        d = xp.where(go_toward, toward, away)
-        longest = xp.where(go_toward, 1.0, share / (1 - share).clip(1e-300, None))
-        curvature = (d * _residual(G, d, 0.0)).sum(-1)[:, None]
+        d = np.where(go_toward, toward, away)
+        longest = np.where(go_toward, 1.0, share / (1 - share).clip(1e-300, None))
+        curvature = (d * _times(G, d)).sum(-1)[:, None]
         slope = -(d * r).sum(-1)[:, None]
-        step = xp.where(curvature * longest > slope, slope / curvature.clip(1e-300, None), longest)
+        step = np.where(curvature * longest > slope, slope / curvature.clip(1e-300, None), longest)
         moved = a + step * d
-        a = xp.where(done[:, None], a, simplices.normalise(xp.where(moved > 1e-16, moved, 0.0)))
+        a = np.where(done[:, None], a, simplices.normalise(np.where(moved > 1e-16, moved, 0.0)))
     return a, most
 
 
-def _semidefinite(G: Any, dtype: torch.dtype, xp: ModuleType) -> Any:
-    """Size of the negative eigenvalues of ``G`` (unit scale), ``(B,)``; refused if larger than
-    rounding in ``dtype``.
-    """
-    lowest, allowed = (
-        xp.linalg.eigvalsh(G)[:, 0],
-        G.shape[-1] * (1e-10 if dtype == torch.float64 else 1e-5),
-    )
-    if (lowest < -allowed).any():
-        raise ValueError(
-            f"gram must be positive semidefinite, got an eigenvalue {lowest.min().item():.3g} of its largest entry"
-        )
-    return (-lowest).clip(0, None)
-
-
-def _residual(G: Any, a: Any, c: Any) -> Any:
-    return (G @ a[:, :, None])[:, :, 0] - c
+SOLVERS = {"exact": _active_set, "apg": _accelerated, "frank-wolfe": _away_steps}

@@ -8,7 +8,7 @@ earlier still works.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 Model = Callable[[Tensor], Tensor]
 
-__all__ = ["Model", "call", "eager", "frozen", "once", "trainable"]
+__all__ = ["Model", "Precision", "call", "eager", "frozen", "once", "trainable"]
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -36,7 +36,7 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def eager(model: nn.Module) -> nn.Module:
-    """The network behind ``torch.compile``, for ``vmap`` and forward mode; any other model itself."""
+    """The network behind ``torch.compile``, for ``vmap`` and forward mode; else the model."""
     return getattr(model, "_orig_mod", model)
 
 
@@ -46,15 +46,17 @@ def frozen(model: Model) -> Iterator[None]:
     is as it was.
 
     That is every submodule's training flag, every parameter (the object, its ``requires_grad`` and
-    ``.grad``), every buffer (the object and its value), and the state of every generator that a
-    submodule holds. A model that is no module is called as it is.
+    ``.grad``), every buffer and every other tensor that a submodule holds (the object and its
+    value), and the state of every generator that a submodule holds. A model that is no module is
+    called as it is.
     """
     if not isinstance(model, nn.Module):
         yield
         return
     modes = [(m, m.training) for m in model.modules()]
     objects = [(m, dict(m._parameters)) for m in model.modules()]
-    flags = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    # (an inference tensor collects no gradient, and cannot be told to)
+    flags = [(p, p.requires_grad, p.grad) for p in model.parameters() if not p.is_inference()]
     moved = _Moved.of(model)
     try:
         model.eval()
@@ -65,6 +67,7 @@ def frozen(model: Model) -> Iterator[None]:
         for module, mode in modes:
             module.training = mode
         for module, parameters in objects:
+            module._parameters.clear()
             module._parameters.update(parameters)
         for p, requires, grad in flags:
             p.requires_grad_(requires)
@@ -101,55 +104,114 @@ def call(model: nn.Module, parameters: Mapping[str, Tensor], images: Tensor) -> 
     """``model(images)`` with these tensors, named as by :func:`trainable`, in place of its
     parameters.
 
-    (``torch.func.functional_call`` leaves a module that has two names with the wrong tensors.)
+    Every place that holds the parameter gets the tensor: a module with two names, a parameter tied
+    to another, and the list from which a recurrent layer takes its weights.
+    (``torch.func.functional_call`` forgets the first and the last.)
     """
-    every: dict[int, list[tuple[nn.Module, str]]] = {}
-    for module in model.modules():
-        for name, p in module._parameters.items():
-            if p is not None:
-                every.setdefault(id(p), []).append((module, name))
     named = dict(model.named_parameters())
-    places = [(every[id(named[name])], named[name], new) for name, new in parameters.items()]
+    new = {id(named[name]): tensor for name, tensor in parameters.items()}
+    places: list[tuple[Any, Any, Tensor]] = []
+    for module in model.modules():
+        lists = [v for v in vars(module).values() if type(v) is list]
+        pairs = [(module._parameters, module._parameters.items())]
+        for holder, items in [*pairs, *((v, enumerate(v)) for v in lists)]:
+            places += [(holder, key, held) for key, held in items if id(held) in new]
     try:
-        for where, _, new in places:
-            for module, name in where:
-                module._parameters[name] = new  # type: ignore[assignment]
+        for holder, key, held in places:
+            holder[key] = new[id(held)]
         return model(images)
     finally:
-        for where, old, _ in places:
-            for module, name in where:
-                module._parameters[name] = old
+        for holder, key, held in places:
+            holder[key] = held
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The frame around code that takes gradients: in it only forward passes may run in bf16.
+
+    A caller may be inside ``torch.autocast``, ``no_grad`` or ``inference_mode``. Within
+    :meth:`algebra` gradients are taken all the same, and everything is computed in the dtype of its
+    tensors; :meth:`forward` runs a model as the caller's autocast wants it (or in bf16), and
+    returns its output in the images' dtype.
+    """
+
+    device: str
+    low: bool
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, device: torch.device, autocast: bool = False) -> "Precision":
+        """As the caller has it now; with ``autocast`` in bf16, whatever the caller has."""
+        kind = device.type
+        if autocast:
+            return cls(kind, True, torch.bfloat16)
+        return cls(kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
+
+    @contextmanager
+    def algebra(self) -> Iterator[None]:
+        """Gradients on, autocast and inference mode off."""
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast(self.device, enabled=False),
+        ):
+            yield
+
+    def passes(self) -> AbstractContextManager[object]:
+        """The autocast of the passes. Without its cache: a weight that was cast in a pass without
+        a graph has none in the next.
+        """
+        return torch.autocast(self.device, self.dtype, enabled=self.low, cache_enabled=False)
+
+    def forward(self, run: Callable[[Tensor], Any], images: Tensor) -> Any:
+        """``run(images)``, a tensor among what it may return in the dtype of ``images``."""
+        with self.passes():
+            output = run(images)
+        return output.to(images.dtype) if isinstance(output, Tensor) else output
 
 
 @dataclass(frozen=True)
 class _Moved:
     """Whatever forward passes move, as it was at one moment."""
 
-    buffers: list[tuple[nn.Module, str, Tensor | None, Tensor | None]]
+    tensors: list[tuple[dict[str, Any], str, Tensor | None, Tensor | None]]
     generators: list[tuple[torch.Generator, Tensor]]
 
     @classmethod
     def of(cls, model: nn.Module, randomness: bool = False) -> "_Moved":
         """Of this model; with ``randomness`` also torch's own generators."""
-        buffers = [
-            (module, name, buffer, None if buffer is None else buffer.detach().clone())
-            for module in model.modules()
-            for name, buffer in module._buffers.items()
-        ]
-        held = [
-            g for m in model.modules() for g in vars(m).values() if isinstance(g, torch.Generator)
-        ]
+        tensors, held = [], []
+        for module in model.modules():
+            tensors += [(module._buffers, name, b, _copy(b)) for name, b in module._buffers.items()]
+            for name, value in vars(module).items():
+                if isinstance(value, Tensor):
+                    tensors.append((vars(module), name, value, _copy(value)))
+                elif isinstance(value, torch.Generator):
+                    held.append(value)
         if randomness:
             held.append(torch.default_generator)
             for device in {p.device for p in model.parameters() if p.is_cuda}:
                 held.append(torch.cuda.default_generators[device.index])
-        return cls(buffers, [(g, g.get_state()) for g in held])
+        return cls(tensors, [(g, g.get_state()) for g in held])
 
     def put_back(self) -> None:
         """Objects first, then values; through ``.data``, of which autograd takes no notice."""
-        for module, name, buffer, value in self.buffers:
-            module._buffers[name] = buffer
-            if buffer is not None and value is not None:
-                buffer.data.copy_(value)
+        for holder, name, tensor, value in self.tensors:
+            holder[name] = tensor
+            if tensor is not None and value is not None:
+                with torch.inference_mode(tensor.is_inference()):
+                    tensor.data.copy_(value)
         for generator, state in self.generators:
             generator.set_state(state)
+
+
+def _copy(tensor: Tensor | None) -> Tensor | None:
+    """The values; ``None`` for a tensor that shows one number in many places: no operation writes
+    into such a one.
+    """
+    if tensor is None:
+        return None
+    sizes = zip(
+        tensor.shape, tensor.stride() if tensor.layout == torch.strided else (), strict=False
+    )
+    return None if any(n > 1 and step == 0 for n, step in sizes) else tensor.detach().clone()

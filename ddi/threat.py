@@ -14,38 +14,24 @@ from functools import partial
 import torch
 from torch import Tensor
 
-Box = tuple[float, float] | None
+from ddi._checks import (
+    Interval,
+    choice,
+    finite,
+    float_tensor,
+    images,
+    interval,
+    non_negative,
+    one_device,
+    positive_int,
+    random_source,
+    store,
+)
+
+Box = Interval | None
 Projection = Callable[[Tensor], Tensor]
 
-__all__ = ["Box", "L2", "LInf", "Threat", "threat_model"]
-
-
-def number(name: str, value: float, *, low: float = 0.0, strict: bool = False) -> float:
-    """Return ``value`` if it is a finite number ``>= low`` (``> low`` if strict); otherwise raise
-    ``ValueError``.
-    """
-    real = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not real or not math.isfinite(value) or value < low or (strict and value == low):
-        raise ValueError(
-            f"{name} must be a finite number {'>' if strict else '>='} {low:g}, got {value!r}"
-        )
-    return float(value)
-
-
-def whole(name: str, value: int, high: int | None = None) -> int:
-    """Return ``value`` if it is an integer ``>= 1`` (and ``<= high``); otherwise raise
-    ``ValueError``.
-    """
-    if (
-        not isinstance(value, int)
-        or isinstance(value, bool)
-        or value < 1
-        or (high is not None and value > high)
-    ):
-        raise ValueError(
-            f"{name} must be an integer {'>= 1' if high is None else f'from 1 to {high}'}, got {value!r}"
-        )
-    return value
+__all__ = ["L2", "Box", "LInf", "Projection", "Threat", "threat_model"]
 
 
 @dataclass(frozen=True)
@@ -64,43 +50,44 @@ class Threat:
     box: Box = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        number("eps", self.eps)
-        if self.box is not None:
-            pair = isinstance(self.box, (tuple, list)) and len(self.box) == 2
-            if (
-                not pair
-                or not all(math.isfinite(v) for v in self.box)
-                or not self.box[0] < self.box[1]
-            ):
-                raise ValueError(
-                    f"box must be None or (low, high) with low < high, got {self.box!r}"
-                )
+        store(self, eps=non_negative("eps", self.eps), box=interval("box", self.box))
 
     def bounds(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Lowest and highest perturbation that the box allows, elementwise (infinite without a
         box).
-        """
-        lo, hi = self.box if self.box is not None else (-math.inf, math.inf)
-        return lo - x, hi - x
 
-    def check(self, x: Tensor) -> None:
-        """Raise ``ValueError`` unless ``x`` is a non-empty batch of finite floats inside the box."""
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise ValueError(
-                f"x must be a floating-point tensor, got {getattr(x, 'dtype', type(x).__name__)}"
-            )
-        if x.ndim < 2 or x.numel() == 0:
-            raise ValueError(f"x must be a non-empty batch of shape (B, ...), got {tuple(x.shape)}")
-        low, high = (v.item() for v in torch.aminmax(x.detach()))
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise ValueError("x must be finite, got NaN or infinite values")
-        if self.box is not None and (low < self.box[0] or high > self.box[1]):
-            raise ValueError(
-                f"x must lie in the box {self.box}, got values from {low:g} to {high:g}"
-            )
+        They are such that ``x + d``, computed in the dtype of ``x``, is inside the box (as its
+        numbers are in that dtype, rounded inward). Zero is always allowed: an image that lies
+        outside by the rounding of its numbers may stay where it is.
+        """
+        if self.box is None:
+            return torch.full_like(x, -math.inf), torch.full_like(x, math.inf)
+        one = torch.finfo(x.dtype).eps  # d * (1 - one) is nearer to 0 by one unit of d's last place
+        pair = []
+        for edge, sign in zip(self.box, (1.0, -1.0), strict=True):
+            end = torch.tensor(sign * edge, dtype=x.dtype)  # sign * (x + d) >= end
+            if end.item() < sign * edge:
+                end = torch.nextafter(end, torch.full_like(end, math.inf))
+            nearest = end.item() - sign * x
+            over = sign * x + nearest < end.item()
+            pair.append(torch.where(over, nearest * (1 - one), nearest).clamp_max_(0).mul_(sign))
+        return pair[0], pair[1]
+
+    def check(self, x: Tensor) -> Tensor:
+        """Return ``x``, if it is a non-empty batch of finite floats inside the box up to the
+        rounding of their dtype; otherwise raise ``ValueError``.
+        """
+        return images("x", x, self.box)
 
     def project(self, delta: Tensor, x: Tensor) -> Tensor:
-        """Nearest point of ``S(x)`` in the Euclidean norm."""
+        """Nearest point of ``S(x)`` in the Euclidean norm; ``delta`` and ``x`` of one shape.
+
+        Raises:
+            ValueError: for anything but two finite tensors of one shape.
+        """
+        float_tensor("x", x, 2)
+        float_tensor("delta", delta, shape=tuple(x.shape))
+        one_device(delta=delta, x=x)
         return self.projection(x)(delta.clone())
 
     def projection(self, x: Tensor) -> Projection:
@@ -131,6 +118,10 @@ class Threat:
 
     def contains(self, delta: Tensor, x: Tensor, atol: float = 1e-6) -> Tensor:
         """Whether each perturbation lies in ``S(x)`` up to ``atol``; shape ``(B,)``, boolean."""
+        float_tensor("x", x, 2)
+        float_tensor("delta", delta, shape=tuple(x.shape), all_finite=False)
+        one_device(delta=delta, x=x)
+        atol = non_negative("atol", atol)
         lo, hi = self.bounds(x)
         inside = ((delta >= lo - atol) & (delta <= hi + atol)).flatten(1).all(1)
         return inside & (self.norm(delta) <= self.eps + atol)
@@ -160,6 +151,7 @@ class LInf(Threat):
         self, x: Tensor, generator: torch.Generator | None = None, project: Projection | None = None
     ) -> Tensor:
         """Uniform on ``[-eps, eps]`` in every coordinate, then clipped to the box."""
+        _drawn(x, generator)
         noise = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         return (project or self.projection(x))(noise.mul_(2).sub_(1).mul_(self.eps))
 
@@ -185,10 +177,11 @@ class L2(Threat):
         result is always feasible. (Shrinking to the ball and then clipping is feasible too, but is
         not the nearest point where both bind.)
         """
-        return partial(self._onto_both, x)
+        return partial(self._onto_both, *self.bounds(x))
 
-    def _onto_both(self, x: Tensor, delta: Tensor) -> Tensor:
-        lo, hi = self.bounds(x)
+    def _onto_both(self, lo: Tensor, hi: Tensor, delta: Tensor) -> Tensor:
+        most = torch.finfo(delta.dtype).max
+        delta = delta.clamp(-most, most)
         full = delta.clamp(lo, hi)
         outside = self.norm(full) > self.eps
         if self.eps == 0 or not outside.any():
@@ -196,7 +189,7 @@ class L2(Threat):
         result, d, lo, hi = full.clone(), delta[outside], lo[outside], hi[outside]
         unit = self.steepest(d)
         length = (unit * d).flatten(1).sum(1).view((-1,) + (1,) * (d.ndim - 1))
-        low, high = torch.full_like(length, self.eps), length.clamp_max(torch.finfo(d.dtype).max)
+        low, high = torch.full_like(length, self.eps), length.clamp_max(most)
         for _ in range(0 if self.box is None else 64):  # c * length by bisection of its logarithm
             middle = low.sqrt() * high.sqrt()
             fits = (self.norm((middle * unit).clamp(lo, hi)) <= self.eps).view(low.shape)
@@ -210,6 +203,7 @@ class L2(Threat):
         """Uniform in the ball (Gaussian direction, radius ``eps * U^(1/n)``), then clipped to the
         box.
         """
+        _drawn(x, generator)
         normal = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         uniform = torch.rand(x.shape[0], generator=generator, dtype=x.dtype, device=x.device)
         radius = self.eps * uniform ** (1 / normal[0].numel())
@@ -220,9 +214,7 @@ class L2(Threat):
         """The gradient divided by its l2 norm, a sample at a time; 0 stays 0 at every scale."""
         flat = gradient.flatten(1)
         peak = flat.abs().amax(1, keepdim=True)
-        flat = flat / torch.where(
-            peak > 0, peak, 1.0
-        )  # no overflow or underflow in the squares below
+        flat = flat / torch.where(peak > 0, peak, 1.0)  # the squares below stay in range
         norm = flat.norm(dim=1, keepdim=True)
         return (flat / torch.where(norm > 0, norm, 1.0)).view_as(gradient)
 
@@ -231,12 +223,27 @@ class L2(Threat):
         return delta.flatten(1).norm(dim=1)
 
 
+def _drawn(x: Tensor, generator: torch.Generator | None) -> None:
+    float_tensor("x", x, 2)
+    random_source("generator", generator, x.device)
+
+
+SETS: dict[str, type[Threat]] = {"Linf": LInf, "L2": L2}
+
+
 def threat_model(norm: str, eps: float, box: Box = (0.0, 1.0)) -> Threat:
     """The set named by the field's words: ``"Linf"`` or ``"L2"``.
 
     Raises:
-        ValueError: if ``norm`` is not one of the two names, or ``eps`` or ``box`` is impossible.
+        ValueError: if ``norm`` is not one of the names, or ``eps`` or ``box`` is impossible.
     """
-    if norm not in ("Linf", "L2"):
-        raise ValueError(f'norm must be "Linf" or "L2", got {norm!r}')
-    return (LInf if norm == "Linf" else L2)(eps, box)
+    return choice("norm", norm, SETS)(eps, box)
+
+
+# What rooms that are still to move to ddi._checks import from here.
+def number(name: str, value: float, *, low: float = 0.0, strict: bool = False) -> float:
+    """:func:`ddi._checks.finite`, as it was called."""
+    return finite(name, value, low, strict=strict)
+
+
+whole = positive_int

@@ -1,32 +1,35 @@
 """The training loop: schedule, evaluation, record, checkpoint, resume.
 
-A run is decided by its :class:`Setting`, its rule and attack, and its seed. The shuffle and the
-augmentation are drawn from one generator and the attacks from another, so runs with the same seed
-see the same batches whatever their rule (paired arms), and a run that was interrupted goes on, on
-the CPU bit for bit, from its last checkpoint.
+A run is decided by its setting, its rule and attack, its network and its data (:mod:`ddi.plan`,
+:mod:`ddi.identity`). The shuffle and the augmentation are drawn from one generator, the attacks
+from another, and whatever the network draws (dropout) from torch's own, seeded for the run and
+given back afterwards. So runs with the same seed see the same batches whatever their rule (paired
+arms), and an interrupted run goes on, on the CPU bit for bit, from its last checkpoint.
 """
 
 import math
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from ddi.attacks import PGD, Attack
+from ddi import _checks as check
+from ddi.adversary import Attack, AttackLike, as_attack
 from ddi.checkpoint import Checkpoints, save_atomically
 from ddi.data import Dataset, crop_and_flip
 from ddi.descent import Rule, assign_gradient
 from ddi.evaluate import clean_accuracy, robust_accuracy
-from ddi.fast import Fast, Kernels
-from ddi.parallel import rank, share, total, world
-from ddi.record import RunWriter, provenance
-from ddi.threat import number, whole
+from ddi.identity import as_table, flat, network
+from ddi.parallel import average_buffers, on_first, rank, sent
+from ddi.plan import Phase, Setting, check_plan, default_evaluation, phase_at
+from ddi.record import DECIDES, RunWriter, provenance
+from ddi.state import eager, trainable
 
 __all__ = ["Phase", "Setting", "train"]
 
@@ -41,96 +44,15 @@ MEANS = (
 )  # over an epoch's steps
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What the optimiser does; the defaults are the paper's (section 5.3).
-
-    Args:
-        epochs, batch_size: as usual; an incomplete last batch is dropped.
-        lr, momentum, weight_decay: of SGD. Weight decay acts after the rule's direction, as in
-            PyTorch.
-        milestones: shares of the epochs at which ``lr`` is multiplied by 0.1.
-        m_end: if given, the rule's ``m`` falls linearly over the epochs to this number ("decay",
-            appendix B.4).
-        augment: random crop and flip of every batch.
-        validation: training images held out, at random with a fixed seed, for evaluation after
-            every epoch.
-        evaluate_every: epochs between evaluations (the last epoch is always evaluated).
-        epoch_steps: steps that an epoch has; by default as many as one pass over the training
-            images. With fewer, an epoch is that part of a freshly shuffled pass.
-        seed: of initial order, augmentation and attacks; the caller seeds the model's weights.
-    """
-
-    epochs: int = 200
-    batch_size: int = 128
-    lr: float = 0.1
-    momentum: float = 0.0
-    weight_decay: float = 5e-4
-    milestones: tuple[float, ...] = (0.5, 0.75)
-    m_end: int | None = None
-    augment: bool = True
-    validation: int = 5000
-    evaluate_every: int = 1
-    epoch_steps: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in (
-            "epochs",
-            "batch_size",
-            "validation",
-            "evaluate_every",
-            "m_end",
-            "epoch_steps",
-        ):
-            if getattr(self, name) is not None or name not in ("m_end", "epoch_steps"):
-                whole(name, getattr(self, name))
-        number("lr", self.lr, strict=True)
-        number("momentum", self.momentum)
-        number("weight_decay", self.weight_decay)
-        if not all(0 < share < 1 for share in self.milestones):
-            raise ValueError(
-                f"milestones must be shares of the epochs between 0 and 1, got {self.milestones!r}"
-            )
-
-    def lr_at(self, epoch: int) -> float:
-        """Learning rate of an epoch, counted from 0."""
-        return self.lr * 0.1 ** sum(epoch >= share * self.epochs for share in self.milestones)
-
-    def m_at(self, epoch: int, m: int) -> int:
-        """Perturbations of an epoch, counted from 0, for a rule that has ``m`` in the first."""
-        return (
-            m
-            if self.m_end is None
-            else round(m + (self.m_end - m) * epoch / max(1, self.epochs - 1))
-        )
-
-
-@dataclass(frozen=True)
-class Phase:
-    """From the share ``start`` of the epochs on, train with this rule and this attack."""
-
-    start: float
-    rule: Rule
-    attack: Attack
-
-    def __post_init__(self) -> None:
-        if not 0 <= number("start", self.start) < 1:
-            raise ValueError(
-                f"start must be a share of the epochs, at least 0 and less than 1, got {self.start!r}"
-            )
-
-
 def train(
     model: nn.Module,
     data: Dataset,
     rule: Rule,
-    attack: Attack,
+    attack: AttackLike,
     setting: Setting,
     folder: str | Path,
-    evaluation: Attack | None = None,
+    evaluation: AttackLike | None = None,
     phases: Sequence[Phase] = (),
-    kernels: Kernels = Kernels(),  # noqa: B008  (frozen)
     about: dict[str, Any] | None = None,
     checkpoint_every: int | None = None,
     progress: bool = False,
@@ -139,21 +61,23 @@ def train(
     """Train ``model`` in place with a descent rule, and record the run in ``folder``; goes on where
     it was interrupted.
 
-    A row of the record holds the epoch, the steps and the passes (:meth:`ddi.descent.Rule.passes`)
-    so far, the seconds spent on training, accuracies on the validation images (``clean``,
-    ``robust``) and on as many training images (``robust_train``), and means over the epoch's steps
-    of the loss and of the rule's diagnostics. The weights of the epoch with the best ``robust`` are
-    kept in ``best.pt``.
+    A row of the record holds the epoch, the steps and the passes (:meth:`ddi.descent.Rule.passes`;
+    NaN for an attack that does not say its steps) so far, the seconds spent on training, accuracies
+    on the validation images (``clean``, ``robust``) and on as many training images
+    (``robust_train``), and means over the epoch's steps of the loss and of the rule's diagnostics.
+    The weights of the epoch with the best ``robust`` are kept in ``best.pt``.
 
     Args:
-        model: on the device of ``data``; its initial weights count only where no checkpoint is
-            found.
+        model: on the device of ``data``, perhaps compiled; its initial weights count only where no
+            checkpoint is found.
         data: a part of its training images is held out for validation; the test set is not touched.
         rule: of :mod:`ddi.descent`; for ``bundle``, ``t`` is the learning rate of the epoch.
-        attack: of training. evaluation: of validation, by default PGD-20 in the set of ``attack``.
-        phases: rules and attacks that follow, by increasing ``start``.
-        kernels: precision, memory order and compilation of the passes.
-        about: more to be recorded with the configuration, for example how the model was made.
+        attack: of training; an attack of this package or any ``(model, x, y) -> delta``.
+        evaluation: of validation, by default :func:`default_evaluation` of ``attack``.
+        phases: rules and attacks that follow, each from its ``start`` on.
+        about: more to be recorded with the configuration, for example how the model was made
+            (``{"data": "digits", "model": {"name": "MLP", "hidden": [8]}}``: what ``python -m ddi
+            evaluate`` needs to know). It is a part of what decides the run.
         checkpoint_every: steps between checkpoints, besides the one after every epoch.
         progress: show a progress bar. tensorboard: write the rows for TensorBoard too.
 
@@ -161,174 +85,267 @@ def train(
         The trained model.
 
     Raises:
-        FloatingPointError: if the loss or the gradient is not finite; the last checkpoint is kept
-            and the record says that it is incomplete.
-        FileExistsError: if ``folder`` holds a complete record already.
-        ValueError: if a batch is larger than the training images or no multiple of the number of
-            processes.
+        FloatingPointError: if the loss, the gradient or the weights are not finite; the last
+            checkpoint is kept and the record says that it is incomplete.
+        AlreadyComplete: if ``folder`` holds a complete record of this run (a ``FileExistsError``).
+        FileExistsError: if it holds another run, with what differs, or another process writes it;
+            nothing there is touched.
+        ValueError: if the plan is impossible (:func:`check_plan`), or the checkpoints are damaged.
     """
-    evaluation = evaluation or PGD(attack.eps, attack.alpha, 20, norm=attack.norm, box=attack.box)
-    plan = sorted([Phase(0.0, rule, attack), *phases], key=lambda phase: phase.start)
-    decides = {
-        "setting": plain(setting),
-        "rule": plain(rule),
-        "attack": plain(attack),
-        "evaluation": plain(evaluation),
-    }
-    decides["kernels"] = plain(kernels)
-    if phases:
-        decides["phases"] = [
-            {"start": p.start, "rule": plain(p.rule), "attack": plain(p.attack)} for p in plan[1:]
-        ]
-    part, x_val, y_val = data.hold_out(setting.validation)
-    x, y, device = part.x_train, part.y_train, part.x_train.device
-    batches, attacks = (
-        torch.Generator(device).manual_seed(s) for s in (setting.seed, setting.seed + 10**6)
+    evaluation = default_evaluation(attack) if evaluation is None else evaluation
+    plan = [Phase(0.0, rule, attack), *phases]
+    check_plan(setting, plan, data)
+    if checkpoint_every is not None:
+        check.positive_int("checkpoint_every", checkpoint_every)
+    about = {"data": data.name, "model": {"name": f"python:{type(eager(model)).__name__}"}} | (
+        about or {}
     )
-    fast = model if kernels == Kernels() else Fast(model, kernels)
-    options = {"weight_decay": setting.weight_decay, "fused": device.type == "cuda"}
-    optimiser = torch.optim.SGD(model.parameters(), setting.lr, setting.momentum, **options)
-    if setting.weight_decay and any(phase.rule.weight_decay for phase in plan):
-        raise ValueError(
-            "weight_decay must be that of the setting (after the direction) or of the rule (inside), not both"
-        )
-    share(setting.batch_size)
-    steps = min(len(x) // setting.batch_size, setting.epoch_steps or len(x))
-    if steps < 1:
-        raise ValueError(
-            f"batch_size must be at most the {len(x)} training images, got {setting.batch_size}"
-        )
-
-    folder, source = Path(folder), provenance(data, device)
-    run = decides | {"data": source["data_sha256"], "device": device.type}
-    run["model"] = [(name, tuple(value.shape)) for name, value in model.state_dict().items()]
-    alone = rank() == 0  # one process writes
-    with (
-        RunWriter(folder, decides | (about or {}), source, tensorboard)
-        if alone
-        else nullcontext() as record
-    ):
-        checkpoints = Checkpoints(folder, run)
-        at = {
-            "epoch": 0,
-            "step": 0,
-            "passes": 0,
-            "order": torch.empty(0, dtype=torch.int64),
-            "sums": {},
-            "rows": [],
-        }
-        at |= {"best": -math.inf, "trained": 0.0, "seconds": 0.0}
-        if (state := checkpoints.load()) is not None:
-            at = state["at"]
-            model.load_state_dict(state["model"])
-            optimiser.load_state_dict(state["optimiser"])
-            batches.set_state(state["batches"])
-            attacks.set_state(state["attacks"])
-            if alone:
-                record.resume(at["rows"], at["seconds"])
-
-        def save() -> None:
-            if alone:
-                at["seconds"] = record.seconds
-                tensors = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
-                checkpoints.save(
-                    tensors
-                    | {"batches": batches.get_state(), "attacks": attacks.get_state(), "at": at}
-                )
-
-        while at["epoch"] < setting.epochs:
-            epoch, started = at["epoch"], time.perf_counter() - at["trained"]
-            for group in optimiser.param_groups:
-                group["lr"] = setting.lr_at(epoch)
-            now = [phase for phase in plan if epoch >= phase.start * setting.epochs][-1]
-            rule = replace(now.rule, m=setting.m_at(epoch, now.rule.m))
-            if rule.name == "bundle":
-                rule = replace(rule, t=setting.lr_at(epoch))
-            if at["step"] == 0:
-                at["order"], at["sums"] = (
-                    torch.randperm(len(x), generator=batches, device=device),
-                    {},
-                )
-            bar = tqdm(
-                total=steps,
-                initial=at["step"],
-                desc=f"epoch {epoch + 1}",
-                disable=not (progress and alone),
-            )
-            while at["step"] < steps:
-                chosen = at["order"].to(device)[at["step"] * setting.batch_size :][
-                    : setting.batch_size
-                ]
-                images = (
-                    crop_and_flip(x[chosen], generator=batches) if setting.augment else x[chosen]
-                )
-                step = rule(fast.train(), images, y[chosen], now.attack, attacks)
-                if not (math.isfinite(step.loss) and torch.isfinite(step.gradient).all()):
-                    raise FloatingPointError(
-                        f"the loss is {step.loss} in epoch {epoch + 1}, step {at['step'] + 1}"
-                    )
-                assign_gradient(model, step.gradient)
-                optimiser.step()
-                _average_buffers(model)
-                for key, value in ({"train_loss": step.loss} | step.diagnostics).items():
-                    if key in MEANS:
-                        at["sums"][key] = at["sums"].get(key, 0.0) + value
-                at["passes"] += rule.passes(now.attack.steps)
-                at["step"] += 1
-                at["trained"] = time.perf_counter() - started
-                bar.update()
-                if checkpoint_every and at["step"] % checkpoint_every == 0 and at["step"] < steps:
-                    save()
-            bar.close()
-            at["epoch"], at["step"] = epoch + 1, 0
-            last = at["epoch"] == setting.epochs
-            if alone and (last or at["epoch"] % setting.evaluate_every == 0):
-                robust, robust_train = (
-                    robust_accuracy(
-                        fast, *pair, evaluation, generator=torch.Generator(device).manual_seed(0)
-                    ).value
-                    for pair in ((x_val, y_val), (x[: len(x_val)], y[: len(x_val)]))
-                )
-                row = {
-                    "epoch": epoch + 1,
-                    "step": (epoch + 1) * steps,
-                    "passes": at["passes"],
-                    "lr": setting.lr_at(epoch),
-                }
-                row |= {
-                    "m": 1 if rule.name == "single" else rule.m,
-                    "clean": clean_accuracy(model, x_val, y_val).value,
-                }
-                row |= {
-                    "robust": robust,
-                    "robust_train": robust_train,
-                    "seconds": round(at["trained"], 3),
-                }
-                record.log(**row, **{key: at["sums"].get(key, math.nan) / steps for key in MEANS})
-                at["rows"] = list(record.rows)
-                if robust > at["best"]:
-                    at["best"] = robust
-                    save_atomically(
-                        {"model": model.state_dict(), "epoch": epoch + 1}, folder / "best.pt"
-                    )
-            save()
+    config = _config(setting, plan, evaluation) | about
+    source = provenance(data, data.x_train.device, data.x_train.dtype)
+    source["network"] = network(model)
+    source["frozen"] = [n for n, p in eager(model).named_parameters() if not p.requires_grad]
+    run = flat(config) | flat({key: source[key] for key in DECIDES})
+    record = on_first(lambda: RunWriter(folder, config, source, tensorboard))
+    with record or nullcontext(), _own_randomness(data.x_train.device, setting.seed):
+        training = _Training(model, data, setting, plan, evaluation, record)
+        training.files = Checkpoints(Path(folder), run)
+        if (state := sent(on_first(training.files.load))) is not None:
+            training.load_state_dict(state)
+        training.run(checkpoint_every, progress)
     return model
 
 
-def plain(thing: Any) -> dict[str, Any]:
-    """A dataclass as TOML-able values: functions by their names, ``None`` left out."""
-    values = {
-        key: getattr(value, "__name__", value)
-        for key, value in asdict(thing).items()
-        if value is not None
+def _config(setting: Setting, plan: Sequence[Phase], evaluation: AttackLike) -> dict[str, Any]:
+    first, *later = plan
+    config: dict[str, Any] = {
+        "setting": as_table(setting),
+        "rule": as_table(first.rule),
+        "attack": as_table(first.attack),
+        "evaluation": as_table(evaluation),
     }
-    kind = {"kind": type(thing).__name__} if isinstance(thing, Attack) else {}
-    return kind | {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+    if later:
+        config["phases"] = [
+            {"start": p.start, "rule": as_table(p.rule), "attack": as_table(p.attack)}
+            for p in sorted(later, key=lambda phase: phase.start)
+        ]
+    return config
 
 
-def _average_buffers(model: nn.Module) -> None:
-    """With several processes: running statistics (BatchNorm) become the mean of the processes' own."""
-    if world() > 1:
-        for buffer in model.buffers():
-            if buffer.is_floating_point():
-                total(buffer.div_(world()))
+@contextmanager
+def _own_randomness(device: torch.device, seed: int) -> Iterator[None]:
+    """Torch's own generators seeded inside, and outside as if nothing had happened."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+@dataclass
+class _At:
+    """Where a run stands: what a checkpoint holds besides weights, optimiser and generators."""
+
+    epoch: int = 0
+    step: int = 0
+    passes: float = 0
+    order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    sums: dict[str, float] = field(default_factory=dict)
+    rows: list[dict[str, float]] = field(default_factory=list)
+    best: float = -math.inf
+    trained: float = 0.0
+    seconds: float = 0.0
+
+
+class _Training:
+    """A run under way: all that decides its rest, as one state."""
+
+    files: Checkpoints
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Dataset,
+        setting: Setting,
+        plan: Sequence[Phase],
+        evaluation: AttackLike,
+        record: RunWriter | None,
+    ) -> None:
+        part, self.x_val, self.y_val = data.hold_out(setting.validation)
+        self.x, self.y, self.device = part.x_train, part.y_train, part.x_train.device
+        self.model, self.setting, self.plan = model, setting, plan
+        self.evaluation, self.record = evaluation, record
+        self.batches, self.attacks = (
+            torch.Generator(self.device).manual_seed(s)
+            for s in (setting.seed, setting.seed + 10**6)
+        )
+        self.optimiser = torch.optim.SGD(
+            list(trainable(eager(model)).values()),
+            setting.lr,
+            setting.momentum,
+            weight_decay=setting.weight_decay,
+            fused=self.device.type == "cuda",
+        )
+        self.steps = min(len(self.x) // setting.batch_size, setting.epoch_steps or len(self.x))
+        self.at = _At()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides the rest of the run."""
+        if self.record is not None:
+            self.at.seconds = self.record.seconds
+        cuda = self.device.type == "cuda"
+        return {
+            "model": eager(self.model).state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "batches": self.batches.get_state(),
+            "attacks": self.attacks.get_state(),
+            "torch": torch.random.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
+            "at": {f.name: getattr(self.at, f.name) for f in fields(self.at)},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        eager(self.model).load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.batches.set_state(state["batches"])
+        self.attacks.set_state(state["attacks"])
+        torch.random.set_rng_state(state["torch"])
+        if state["cuda"] is not None:
+            torch.cuda.set_rng_state(state["cuda"], self.device)
+        self.at = _At(**state["at"])
+        if self.record is not None:
+            self.record.resume(self.at.rows, self.at.seconds)
+
+    def run(self, checkpoint_every: int | None, progress: bool) -> None:
+        """The epochs that are left."""
+        while self.at.epoch < self.setting.epochs:
+            rule, attack = self.rule_at(self.at.epoch)
+            self.epoch_steps(rule, attack, checkpoint_every, progress)
+            self.at.epoch, self.at.step = self.at.epoch + 1, 0
+            last = self.at.epoch == self.setting.epochs
+            if last or self.at.epoch % self.setting.evaluate_every == 0:
+                self.evaluate(rule)
+            self.save()
+
+    def save(self) -> None:
+        """A checkpoint, by the first process."""
+        if self.record is not None:
+            self.files.save(self.state_dict())
+
+    def rule_at(self, epoch: int) -> tuple[Rule, Attack]:
+        """Rule, with the epoch's ``m`` and ``t``, and attack of an epoch."""
+        now = phase_at(self.plan, self.setting, epoch)
+        rule = replace(now.rule, m=self.setting.m_at(epoch, now.rule.m))
+        if rule.name == "bundle":
+            rule = replace(rule, t=self.setting.lr_at(epoch))
+        return rule, as_attack(now.attack)
+
+    def epoch_steps(
+        self, rule: Rule, attack: Attack, checkpoint_every: int | None, progress: bool
+    ) -> None:
+        """The steps that are left of an epoch."""
+        at, started = self.at, time.perf_counter() - self.at.trained
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.setting.lr_at(at.epoch)
+        if at.step == 0:
+            at.sums = {}
+            at.order = torch.randperm(len(self.x), generator=self.batches, device=self.device)
+        with tqdm(
+            total=self.steps,
+            initial=at.step,
+            desc=f"epoch {at.epoch + 1}",
+            disable=not (progress and rank() == 0),
+        ) as bar:
+            while at.step < self.steps:
+                self.one_step(rule, attack)
+                at.trained = time.perf_counter() - started
+                bar.update()
+                if checkpoint_every and at.step % checkpoint_every == 0 and at.step < self.steps:
+                    self.save()
+                    started = time.perf_counter() - at.trained
+
+    def one_step(self, rule: Rule, attack: Attack) -> None:
+        """A batch, its direction, and the optimiser's step."""
+        at, size = self.at, self.setting.batch_size
+        chosen = at.order.to(self.device)[at.step * size : (at.step + 1) * size]
+        images, labels = self.x[chosen], self.y[chosen]
+        if self.setting.augment:
+            images = crop_and_flip(images, generator=self.batches)
+        with self.divergence_named(rule, images, labels):
+            step = rule(self.model.train(), images, labels, attack, self.attacks)
+        if not (math.isfinite(step.loss) and torch.isfinite(step.gradient).all()):
+            raise FloatingPointError(f"the loss is {step.loss} in {self.where()}")
+        assign_gradient(self.model, step.gradient)
+        self.optimiser.step()
+        average_buffers(self.model)
+        for key, value in ({"train_loss": step.loss} | step.diagnostics).items():
+            if key in MEANS:
+                at.sums[key] = at.sums.get(key, 0.0) + value
+        at.passes += rule.passes(attack.passes) if attack.passes else math.nan
+        at.step += 1
+
+    def evaluate(self, rule: Rule) -> None:
+        """The epoch's row and, where it is the best so far, its weights; by the first process."""
+        at, setting = self.at, self.setting
+        if not all(torch.isfinite(p).all() for p in self.model.parameters()):
+            raise FloatingPointError(f"the loss is nan after epoch {at.epoch}: weights not finite")
+        if self.record is None:
+            return
+        count = len(self.x_val)
+        with self.divergence_named(rule, self.x_val, self.y_val):
+            clean = clean_accuracy(self.model, self.x_val, self.y_val).value
+            robust = self.robust(self.x_val, self.y_val)
+            robust_train = self.robust(self.x[:count], self.y[:count])
+        row: dict[str, float] = {
+            "epoch": at.epoch,
+            "step": at.epoch * self.steps,
+            "passes": at.passes,
+            "lr": setting.lr_at(at.epoch - 1),
+            "m": 1 if rule.name == "single" else rule.m,
+            "clean": clean,
+            "robust": robust,
+            "robust_train": robust_train,
+            "seconds": round(at.trained, 3),
+        }
+        self.record.log(**row, **{key: at.sums.get(key, math.nan) / self.steps for key in MEANS})
+        at.rows = list(self.record.rows)
+        if robust > at.best:
+            at.best = robust
+            best = {"model": eager(self.model).state_dict(), "epoch": at.epoch}
+            save_atomically(best, self.record.folder / "best.pt")
+
+    def robust(self, x: Tensor, y: Tensor) -> float:
+        """Accuracy under the evaluation's attack, with random numbers of its own."""
+        draw = torch.Generator(self.device).manual_seed(0)
+        with _own_randomness(self.device, 0):
+            return robust_accuracy(self.model, x, y, self.evaluation, 1, draw).value
+
+    def where(self) -> str:
+        """For messages."""
+        return f"epoch {self.at.epoch + 1}, step {self.at.step + 1}"
+
+    @contextmanager
+    def divergence_named(self, rule: Rule, x: Tensor, y: Tensor) -> Iterator[None]:
+        """What a diverged network makes of a rule or an attack (a check that fails, an algebra that
+        does) is told apart from all other mistakes.
+        """
+        try:
+            yield
+        except (ValueError, ArithmeticError, RuntimeError) as error:
+            if not isinstance(error, FloatingPointError) and self.sound(rule, x, y):
+                raise
+            raise FloatingPointError(
+                f"the loss is no longer finite in {self.where()} ({error})"
+            ) from error
+
+    def sound(self, rule: Rule, x: Tensor, y: Tensor) -> bool:
+        """Whether loss and gradient of the clean images are finite and small enough to square."""
+        if not all(torch.isfinite(p).all() for p in self.model.parameters()):
+            return False
+        weights = list(trainable(eager(self.model)).values())
+        try:
+            with torch.enable_grad():
+                value = rule.loss(eager(self.model)(x), y).mean()
+                gradients = torch.autograd.grad(value, weights, allow_unused=True)
+        except (ValueError, RuntimeError):
+            return True  # another mistake
+        largest = max(float(g.double().norm()) for g in gradients if g is not None)
+        return math.isfinite(value.item()) and largest < 1e18

@@ -35,9 +35,6 @@ FILES = {"SmallNet": "small-cifar10.toml", "ResNet18": "figure4-left.toml", "MLP
 # maximisers
 RULES = ("single", "strong", "max", "mean", "ddi", "product", "bundle")
 WHOLE = ("step", "batch", "rule", "negative_pairs")  # columns of whole numbers
-KERNELS = ddi.Kernels(
-    "attack-bf16"
-)  # of training on a GPU; what is measured is measured in float32
 RESTARTS = 2  # of the attack that measures phi
 
 
@@ -150,7 +147,8 @@ def train_to(
 ) -> None:
     """Go on with PGD training, as the trainer does it, up to the step ``target``."""
     setting, (batches, attacks) = run.setting, generators
-    fast = ddi.Fast(model, KERNELS) if batches.device.type == "cuda" else model
+    # a GPU trains with attacks in bf16; what is measured is measured in float32
+    attack = replace(run.attack, autocast=batches.device.type == "cuda")
     optimiser = torch.optim.SGD(
         model.parameters(), setting.lr, setting.momentum, weight_decay=setting.weight_decay
     )
@@ -165,7 +163,7 @@ def train_to(
             if setting.augment
             else data.x_train[chosen]
         )
-        step = run.rule(fast.train(), images, data.y_train[chosen], run.attack, attacks)
+        step = run.rule(model.train(), images, data.y_train[chosen], attack, attacks)
         ddi.assign_gradient(model, step.gradient)
         optimiser.step()
         at["step"] += 1
@@ -240,7 +238,7 @@ def main() -> None:
         "lr": run.setting.lr,
         "measure": f"PGD-20, {RESTARTS} restarts, best iterate",
     }
-    config |= {"training": vars(KERNELS)} if device.type == "cuda" else {}
+    config |= {"training": {"autocast": True}} if device.type == "cuda" else {}
     config |= {key: getattr(run.attack, key) for key in ("eps", "alpha")} | {
         "attack_steps": run.attack.steps
     }
@@ -310,7 +308,8 @@ def main() -> None:
                 ):
                     record.log(step=step, batch=b, **row, seconds=round(record.seconds, 1))
                 print(
-                    f"step {step}, batch {b}: mean cosine {row['cosine_mean']:.4f}, phi {row['phi']:.4f}",
+                    f"step {step}, batch {b}: mean cosine {row['cosine_mean']:.4f}, "
+                    f"phi {row['phi']:.4f}",
                     flush=True,
                 )
 

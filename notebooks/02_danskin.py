@@ -169,7 +169,8 @@ torch.set_default_dtype(torch.float64)
 
 # %%
 A = torch.tensor([[1.2, -0.3], [0.5, 1.0], [-0.6, 0.4]])  # rows a_1, a_2, a_3
-grid = torch.linspace(-math.pi, math.pi, 20_001)  # S of the third case
+middle = torch.linspace(-1, 1, 2001)  # the maximisers of the third case
+grid = torch.cat([torch.linspace(-math.pi, math.pi, 20_001), middle])  # its S
 penalty = (grid.abs() - 1).clamp_min(0) ** 2
 
 
@@ -200,7 +201,7 @@ def φ_arc(θ):
 cases = {
     "disc": (φ_disc, θ_disc, (θ_disc / θ_disc.norm())[None]),
     "three": (φ_three, origin, A),
-    "arc": (φ_arc, origin, circle(torch.linspace(-1, 1, 2001))),
+    "arc": (φ_arc, origin, circle(middle)),
 }
 ψ = torch.linspace(-math.pi, math.pi, 121)
 directions = circle(ψ)  # unit vectors, three degrees apart
@@ -224,14 +225,15 @@ formula = {name: danskin(case[2]) for name, case in cases.items()}
 # constant 1, along each ray the second case is linear but for the term $0.3\,t^2$, and in the third a perturbation at distance $e$ from $[-1, 1]$ gains at most $te - e^2 \le t^2/4$.
 #
 # (check-02-1)=
-# **Check 02.1** *(the difference quotient tends to Danskin's formula, with one maximiser, with three and with a continuum).* In 121 directions and $t = 1, 0.1, 0.01, 0.001$ the quotient is within $t/2$ of
-# the formula. For the arc the formula is also compared with its closed form, $\cos\max(\lvert\psi\rvert - 1, 0)$ for the direction of angle $\psi$, to $10^{-6}$.
+# **Check 02.1** *(the difference quotient tends to Danskin's formula, with one maximiser, with three and with a continuum).* In 121 directions and $t = 1, 0.1, 0.01, 0.001$ the quotient is never below
+# the formula (up to rounding, $10^{-9}$) and at most $t/2$ above it. For the arc the formula is also compared with its closed form, $\cos\max(\lvert\psi\rvert - 1, 0)$ for the direction of angle $\psi$, to $10^{-6}$.
 
 # %%
 for name in cases:
     for t in (1.0, 0.1, 0.01, 0.001):
-        assert (quotients(name, t) - formula[name]).abs().max() <= t / 2
-    print(f"{name}: within t/2 of the formula in all {len(ψ)} directions")
+        above = quotients(name, t) - formula[name]
+        assert -1e-9 <= above.min() and above.max() <= t / 2
+    print(f"{name}: from 0 to t/2 above the formula in all {len(ψ)} directions")
 closed_form = (ψ.abs() - 1).clamp_min(0).cos()
 assert torch.allclose(formula["arc"], closed_form, rtol=0, atol=1e-6)
 
@@ -376,7 +378,7 @@ shapes = [(16, 64), (16,), (10, 16), (10,)]  # W1, b1, W2, b2
 sizes = [math.prod(shape) for shape in shapes]
 generator = torch.Generator().manual_seed(0)
 pieces = [torch.randn(n, generator=generator) / s for n, s in zip(sizes, (8, 8, 4, 4), strict=True)]
-θ0, ε = torch.cat(pieces), 0.1
+θ0, ε = torch.cat(pieces), 10.0  # ε: for now out of reach
 
 
 def unpack(θ):
@@ -429,22 +431,29 @@ def φ(θ):
     return g(θ, attack(θ)).mean()
 
 
+
+# %% [markdown]
+# So that both kinds of solution occur, we let $\epsilon$ lie between the third and the fourth of the six distances that the maximisers would go if there were no ball.
+
+# %%
+reach = attack(θ0, steps=90).norm(dim=1).sort().values
+ε = reach[2:4].mean().item()
 δ_star = attack(θ0, steps=90)
 
 # %% [markdown]
 # (check-02-5)=
-# **Check 02.5** *(the maximiser is unique, and found).* A step of ascent no longer moves it (to $10^{-14}$). Three random starts end within $10^{-12}$ of it. Some of the six perturbations end on the sphere and some inside.
+# **Check 02.5** *(the maximiser is unique, and found).* A step of ascent no longer moves it (to $10^{-12}$). Three random starts end within $10^{-12}$ of it. Three of the six perturbations end on the sphere and three inside.
 
 # %%
 ball = ddi.L2(ε, box=None)
 ascent = torch.func.grad(lambda δ: g(θ0, δ).sum())(δ_star)
 moved = ball.project(δ_star + ascent / (λ + L), x)
-assert (moved - δ_star).abs().max() < 1e-14
+assert (moved - δ_star).abs().max() < 1e-12
 for seed in range(3):
     other = attack(θ0, steps=90, start=torch.Generator().manual_seed(seed))
     assert (other - δ_star).abs().max() < 1e-12
 on_sphere = ball.norm(δ_star) > ε - 1e-9
-assert 0 < on_sphere.sum() < len(x)
+assert on_sphere.sum() == 3
 print(f"{on_sphere.sum()} of {len(x)} perturbations on the sphere")
 
 # %% [markdown]

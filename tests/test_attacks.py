@@ -1,9 +1,11 @@
-"""Attacks: closed forms on linear models, the set, determinism, and the model left exactly as it
-was.
-"""
+"""Attacks: closed forms on linear models, the set, determinism, what may come in and go out."""
 
+import inspect
 import math
+from dataclasses import FrozenInstanceError, fields, replace
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,12 +17,15 @@ from ddi import (
     MLP,
     PGA,
     PGD,
+    Attack,
     LInf,
+    SmallNet,
+    as_attack,
     cross_entropy,
     digits,
-    frozen,
     inverse_time,
     margin_loss,
+    robust_accuracy,
 )
 
 EPS = 0.2
@@ -155,42 +160,109 @@ def test_best_iterate_is_never_worse_than_the_last_or_the_start(batch):
 
 
 def test_schedule_scales_the_steps(batch):
+    """Far from every edge the signs of a linear model add up: ``1/2 + 1/4 + 1/8 + 1/16`` alphas."""
     x, y = batch
-    model = small_model()
-    steps = []
+    model = linear_model()
+    steps: list[int] = []
 
     def halving(step):
         steps.append(step)
         return 0.5**step
 
-    delta = PGD(10.0, 1.0, 4, random_start=False, box=None, schedule=halving)(model, x, y)
+    attack = PGD(10.0, 2.0, 4, False, loss=lambda z, y: z.squeeze(1), box=None, schedule=halving)
+    delta = attack(model, x, y)
     assert steps == [1, 2, 3, 4]
-    assert delta.abs().max() <= 1 / 2 + 1 / 4 + 1 / 8 + 1 / 16
+    expected = 2 * 15 / 16 * model[1].weight.sign().view(1, 1, 8, 8).expand_as(x)
+    torch.testing.assert_close(delta, expected.detach(), atol=1e-12, rtol=0)
     assert [inverse_time(8)(t) for t in (1, 8, 9, 10, 70)] == [1, 1, 1 / 2, 1 / 3, 1 / 63]
+    assert inverse_time()(9) == 1 / 2 and inverse_time.__defaults__ == (8,)
+    assert inverse_time(np.int64(3)).__name__ == "inverse_time(3)"
+    for bad in (0, 2.5, "8"):
+        with pytest.raises(ValueError, match="start must be an integer >= 1"):
+            inverse_time(bad)
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: type(attack).__name__)
-def test_restarts_are_one_batch_independent_of_the_chunk(attack, batch):
+def test_restarts_are_single_calls_from_the_starts_of_one_draw(attack, batch):
+    """One batch of ``m B`` images, cut in as few pieces as may be; each restart is what a call on
+    the same start gives.
+    """
     x, y = batch
+    m, calls = 3, []
     model = small_model()
-    calls = []
     model.register_forward_hook(lambda *a: calls.append(len(a[1][0])))
-    whole = attack.restarts(model, x, y, 3, torch.Generator().manual_seed(0))
-    assert set(calls) == {3 * len(x)}
+    draw = lambda: torch.Generator().manual_seed(0)  # noqa: E731
+    whole = attack.restarts(model, x, y, m, draw())
+    assert whole.shape == (m, *x.shape) and set(calls) == {m * len(x)}
+    passes = attack.steps + (attack.keep == "best")
+    assert len(calls) == passes
     calls.clear()
-    parts = attack.restarts(model, x, y, 3, torch.Generator().manual_seed(0), chunk=7)
-    assert (
-        max(calls) <= 7 and len(set(calls)) <= 2
-    )  # as few pieces as may be, of one size but for the last
-    assert len(calls) % math.ceil(3 * len(x) / 7) == 0
+    parts = attack.restarts(model, x, y, m, draw(), chunk=7)
+    assert max(calls) == 6 and len(calls) == 6 * passes  # 36 images: 6 pieces of 6
     torch.testing.assert_close(parts, whole, atol=1e-12, rtol=0)
-    assert whole.shape == (3, *x.shape)
-    if attack.random_start:
-        assert (whole[0] - whole[1]).abs().max() > 1e-3
-        single = attack(model, x, y, torch.Generator().manual_seed(0))
-        torch.testing.assert_close(
-            attack.restarts(model, x, y, 1, torch.Generator().manual_seed(0))[0], single
-        )
+    together = attack(model, x.repeat(m, 1, 1, 1), y.repeat(m), draw())
+    torch.testing.assert_close(whole.flatten(0, 1), together, atol=1e-12, rtol=0)
+    part = attack.restarts(model, x, y, m, draw(), part=slice(2, 9))
+    torch.testing.assert_close(part, whole[:, 2:9], atol=1e-12, rtol=0)
+    one = attack.restarts(model, x, y, 1, draw())[0]
+    torch.testing.assert_close(one, attack(model, x, y, draw()), atol=1e-12, rtol=0)
+    assert (whole[0] - whole[1]).abs().max() > 1e-3 or not attack.random_start
+
+
+def test_by_default_the_cpu_takes_96_images_of_cifars_size_at_a_time():
+    model, calls = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)), []
+    model.register_forward_hook(lambda *a: calls.append(len(a[1][0])))
+    x, y = torch.rand(100, 3, 32, 32), torch.zeros(100, dtype=torch.int64)
+    PGD(steps=1).restarts(model, x, y, 3)
+    assert calls == [75] * 4
+    calls.clear()
+    PGD(steps=1)(model, x, y)
+    assert calls == [100]
+
+
+def test_the_passes_are_those_that_the_model_sees(batch):
+    x, y = batch
+    for attack, passes in ((PGD(steps=4), 4), (FGSM(), 1), (FAST(), 1), (PGA(steps=3), 3)):
+        model, calls = small_model(), []
+        model.register_forward_hook(lambda *a, calls=calls: calls.append(1))
+        attack(model, x, y)
+        assert attack.passes == passes == len(calls)
+    assert as_attack(lambda model, x, y: x).passes == 0
+
+
+DEFAULTS = {
+    "eps": 8 / 255,
+    "alpha": 2 / 255,
+    "steps": 7,
+    "random_start": True,
+    "norm": "Linf",
+    "loss": cross_entropy,
+    "box": (0.0, 1.0),
+    "keep": "last",
+    "schedule": None,
+    "autocast": False,
+}
+
+
+def test_the_defaults_are_those_of_the_field():
+    values = lambda attack: {f.name: getattr(attack, f.name) for f in fields(attack)}  # noqa: E731
+    assert values(PGD()) == values(PGA()) == DEFAULTS and list(values(PGD())) == list(DEFAULTS)
+    one = {"alpha": 8 / 255, "steps": 1, "random_start": False}
+    assert values(FGSM()) == DEFAULTS | one
+    assert values(FAST()) == DEFAULTS | {"alpha": 10 / 255, "steps": 1}
+    order = lambda kind: list(inspect.signature(kind).parameters)  # noqa: E731
+    assert order(FGSM) == ["eps", "norm", "loss", "box", "autocast"]
+    assert order(FAST) == ["eps", "alpha", "norm", "loss", "box", "autocast", "random_start"]
+
+
+def test_numpy_numbers_are_kept_as_plain_python_and_nothing_changes_afterwards():
+    attack = PGD(np.float64(0.5), np.float32(0.25), np.int64(3), np.True_, box=[0, np.int8(2)])
+    kinds = [type(getattr(attack, name)) for name in ("eps", "alpha", "steps", "random_start")]
+    assert kinds == [float, float, int, bool] and attack.box == (0.0, 2.0)
+    assert type(attack.box) is tuple and attack == PGD(0.5, 0.25, 3, box=(0.0, 2.0))
+    assert FGSM(np.float32(0.5)).alpha == 0.5 and replace(FGSM(0.5), eps=0.25).alpha == 0.25
+    with pytest.raises(FrozenInstanceError):
+        attack.eps = 1.0
 
 
 def test_generator_decides_everything(batch):
@@ -215,75 +287,269 @@ def test_each_sample_is_attacked_for_itself(batch):
     torch.testing.assert_close(attack(model, x[order], y[order]), whole[order], atol=1e-12, rtol=0)
 
 
-class Spy(nn.Module):
-    """A model with modes of its own, a buffer that moves, frozen parameters, and a fault on demand."""
-
-    def __init__(self):
-        super().__init__()
-        self.body = small_model(norm="batch")
-        self.dropout = nn.Dropout(0.5)
-        self.register_buffer("calls", torch.zeros(()))
-        self.register_buffer("seen", torch.zeros(()))
-        self.fail_at = None
-
-    def forward(self, x):
-        assert not self.training and not self.dropout.training
-        self.calls += 1
-        self.seen = self.seen + 1
-        if self.fail_at is not None and self.calls >= self.fail_at:
-            raise RuntimeError("planted")
-        return self.body(self.dropout(x))
-
-
-@pytest.mark.parametrize("fail_at", [None, 1, 3])
-@pytest.mark.parametrize("many", [False, True])
-def test_the_model_comes_back_exactly_as_it_was(batch, fail_at, many):
+def test_attacks_take_plain_callables(batch):
     x, y = batch
-    model = Spy()
-    model.train()
-    model.body[1].eval()
-    first = next(model.parameters())
-    first.requires_grad_(False)
-    last = list(model.parameters())[-1]
-    last.grad = torch.ones_like(last)
-    kept = last.grad
-    model.fail_at = fail_at
-    modes = [m.training for m in model.modules()]
-    needs = [p.requires_grad for p in model.parameters()]
-    state = {k: v.clone() for k, v in model.state_dict().items()}
-    buffers = [id(b) for b in model.buffers()]
-    attack = PGD(EPS, 0.05, 5)
-    run = (lambda: attack.restarts(model, x, y, 2)) if many else (lambda: attack(model, x, y))
-    if fail_at is None:
-        run()
-    else:
-        with pytest.raises(RuntimeError, match="planted"):
-            run()
-    assert modes == [m.training for m in model.modules()]
-    assert needs == [p.requires_grad for p in model.parameters()]
-    assert last.grad is kept and (kept == 1).all() and first.grad is None
-    assert buffers == [id(b) for b in model.buffers()]
-    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    model, attack = small_model(), PGD(EPS, 0.05, 3, random_start=False)
+    assert torch.equal(attack(lambda z: model(z), x, y), attack(model, x, y))
 
 
-def test_attacks_work_without_grad_mode_and_on_plain_callables(batch):
+def test_the_callers_tensors_are_left_alone(batch):
     x, y = batch
-    weight = small_model()
-    with torch.no_grad():
-        delta = PGD(EPS, 0.05, 3, random_start=False)(weight, x, y)
-    torch.testing.assert_close(
-        PGD(EPS, 0.05, 3, random_start=False)(lambda z: weight(z), x, y), delta
-    )
-    with frozen(lambda z: z):
-        pass
+    x = x.clone().requires_grad_(True)
+    graph = (2 * x).sin()
+    kept, labels = graph.detach().clone(), y.clone()
+    for attack in ATTACKS:
+        for delta in (attack(small_model(), graph, y), attack.restarts(small_model(), graph, y, 1)):
+            assert not delta.requires_grad
+    as_attack(lambda model, x, y: x.zero_().sub_(y.zero_()[0]))(small_model(), graph, y)
+    assert torch.equal(graph.detach(), kept) and torch.equal(y, labels)
+    graph.sum().backward()
+    torch.testing.assert_close(x.grad, 2 * (2 * x.detach()).cos())
 
 
 def test_losses_by_hand():
-    z = torch.tensor([[1.0, 3.0, 2.0], [0.0, 0.0, 5.0]])
-    y = torch.tensor([1, 0])
-    torch.testing.assert_close(margin_loss(z, y), torch.tensor([-1.0, 5.0]))
-    torch.testing.assert_close(cross_entropy(z, y), z.exp().sum(1).log() - z[[0, 1], y])
+    z = torch.tensor([[1.0, 3.0, 2.0], [0.0, 0.0, 5.0], [-1.0, -3.0, -2.0]])
+    y = torch.tensor([1, 0, 0])
+    torch.testing.assert_close(margin_loss(z, y), torch.tensor([-1.0, 5.0, -1.0]))
+    torch.testing.assert_close(margin_loss(z + 100, y), margin_loss(z, y))
+    torch.testing.assert_close(cross_entropy(z, y), z.exp().sum(1).log() - z[[0, 1, 2], y])
     assert torch.equal(margin_loss(z, y) > 0, z.argmax(1) != y)
+
+
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("box", [(0.0, 1.0), (0.1, 0.9), (-0.42421, 2.82148), (0.0, 255.0)])
+def test_attacked_images_can_be_attacked_again(batch, norm, box, dtype):
+    """What is inside stays inside, as computed in the images' own dtype; images that leave the box
+    by one rounding are accepted, and moved no further out.
+    """
+    low, width = box[0], box[1] - box[0]
+    x = (low + width * batch[0]).to(dtype)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).to(dtype)
+    inside = x.double().clamp(*box).to(dtype)
+    outside = inside + (inside == inside.max()) * inside.max() * torch.finfo(dtype).eps
+    attack = PGD(0.2 * width, 0.1 * width, 3, norm=norm, box=box)
+    for images in (inside, outside):
+        for _ in range(3):
+            delta = attack(model, images, batch[1])
+            assert attack.threat.norm(delta).max() <= attack.eps * (1 + 4 * torch.finfo(dtype).eps)
+            moved = images + delta
+            assert moved.dtype == dtype
+            assert (moved >= torch.minimum(images, images.new_tensor(low))).all()
+            assert (moved <= torch.maximum(images, images.new_tensor(box[1]))).all()
+            images = moved
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_float32_finds_what_float64_finds(batch, norm):
+    x, y = batch
+    model = small_model()
+    attack = PGD(0.5, 0.1, 5, False, norm)
+    exact = attack(model, x, y)
+    found = attack(small_model().float(), x.float(), y)
+    assert found.dtype == torch.float32
+    gain = cross_entropy(model(x + found.double()), y) - cross_entropy(model(x), y)
+    torch.testing.assert_close(
+        gain, cross_entropy(model(x + exact), y) - cross_entropy(model(x), y), rtol=0.02, atol=0
+    )
+
+
+class Steep(nn.Module):
+    """Finite everywhere, with a gradient that is infinite or NaN where a pixel is black."""
+
+    def __init__(self, sign):
+        super().__init__()
+        self.sign = sign
+
+    def forward(self, x):
+        root = x.flatten(1)[:, :2].sqrt()
+        return torch.stack([root[:, 0] * self.sign, root.sum(1)], 1)
+
+
+@pytest.mark.parametrize("sign", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "attack", [PGD(0.1, 0.05, 3), PGD(0.1, 0.05, 3, norm="L2"), PGA(0.1), FGSM()]
+)
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_a_gradient_that_is_not_finite_is_an_error_that_says_so(attack, sign, keep):
+    x, y = torch.full((4, 1, 2, 2), 0.5), torch.tensor([0, 1, 0, 1])
+    attack = attack if isinstance(attack, FGSM) else replace(attack, random_start=False, keep=keep)
+    assert attack(Steep(sign), x, y).isfinite().all()
+    x[2:, 0, 0, 0] = 0
+    model = nn.Sequential(Steep(sign), nn.Dropout()).train()
+    with pytest.raises(FloatingPointError, match=r"for 2 of 4 samples, first in step 1 of \d"):
+        attack(model, x, y)
+    assert model.training and model[1].training
+    with pytest.raises(FloatingPointError, match="first in step 1 of"):
+        attack.restarts(model, x, y, 2)
+
+
+def test_a_step_of_any_length_ends_inside_the_set(batch):
+    x, y = batch[0].float(), batch[1]
+    for norm in ("Linf", "L2"):
+        for box in (None, (0.0, 1.0)):
+            attack = PGA(0.5, 1e38, 3, norm=norm, box=box)
+            delta = attack(small_model().float(), x, y)
+            assert delta.isfinite().all() and attack.threat.contains(delta, x).all()
+
+
+class Weak(nn.Module):
+    """What a linear model says, told without a gradient."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.linear = how, nn.Linear(64, 10).double()
+
+    def forward(self, x):
+        z = self.linear(x.flatten(1))
+        if self.how == "pair":
+            return z, z
+        return {"detached": z.detach(), "constant": self.linear.bias.expand(len(x), 10)}[self.how]
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("detached", "differentiable in x"),
+        ("constant", "differentiable in x"),
+        ("pair", r"the model's output must be .*logits, \(12, C\), got a tuple of 2"),
+    ],
+)
+def test_a_model_without_a_gradient_or_logits_is_refused_in_words(batch, how, words):
+    with pytest.raises(ValueError, match=words):
+        PGD()(Weak(how), *batch)
+
+
+def test_models_that_do_not_fit_are_refused_in_words(batch):
+    x, y = batch
+    with pytest.raises(ValueError, match="generator must be a torch.Generator or None, got 3"):
+        PGD()(small_model(), x, y, 3)
+    with pytest.raises(ValueError, match="dtype.*float32.*got torch.float64"):
+        PGD()(small_model().float(), x, y)
+    with pytest.raises(ValueError, match="lazy"):
+        PGD()(nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), x, y)
+    with torch.inference_mode():
+        made = small_model()
+    with pytest.raises(ValueError, match="outside torch.inference_mode"):
+        PGD()(made, x, y)
+    for model in (None, MLP, "model"):
+        with pytest.raises(ValueError, match="model must be callable"):
+            PGD()(model, x, y)
+
+
+# --------------------------------------------------------------------------------------------------
+
+
+def test_autocast_runs_the_model_in_bf16_and_nothing_else(batch):
+    """A tenth of the gain at most is lost to rounding."""
+    x, y = batch[0].float(), batch[1]
+    torch.manual_seed(0)
+    model, seen = SmallNet(1, 10), []
+    model[0].register_forward_hook(lambda m, i, output: seen.append(output.dtype))
+    losses = []
+
+    def loss(logits, y):
+        losses.append((logits.dtype, torch.is_autocast_enabled("cpu")))
+        return cross_entropy(logits, y)
+
+    attack = PGD(0.1, 0.03, 5, loss=loss)
+    draw = lambda: torch.Generator().manual_seed(0)  # noqa: E731
+    full = attack(model, x, y, draw())
+    assert set(seen) == {torch.float32}
+    seen.clear()
+    low = replace(attack, autocast=True)(model, x, y, draw())
+    with torch.autocast("cpu", torch.bfloat16):
+        callers = attack(model, x, y, draw())
+    assert set(seen) == {torch.bfloat16} and set(losses) == {(torch.float32, False)}
+    assert torch.equal(callers, low) and low.dtype == torch.float32
+    assert not torch.equal(low, full) and attack.threat.contains(low, x, atol=1e-7).all()
+    model.eval()
+    with torch.no_grad():
+        none, weaker, stronger = (cross_entropy(model(x + d), y).mean() for d in (0, low, full))
+    assert weaker - none > 0.9 * (stronger - none) > 0
+
+
+# --------------------------------------------------------------------------------------------------
+
+
+def towards(model, x, y):
+    return (y.view(-1, 1, 1, 1) / 100).to(x).expand_as(x)
+
+
+def test_any_callable_is_an_attack(batch):
+    x, y = batch
+    model = small_model()
+    attack = as_attack(towards)
+    assert isinstance(attack, Attack) and as_attack(attack) is attack
+    assert as_attack(PGD()) == PGD()
+    delta = attack(model, x, y, torch.Generator())
+    assert torch.equal(delta, towards(model, x, y)) and not delta.requires_grad
+    many = attack.restarts(model, x, y, 3, chunk=5, part=slice(2, 9))
+    assert many.shape == (3, 7, *x.shape[1:]) and torch.equal(many[2], delta[2:9])
+    single = as_attack(lambda model, x, y: torch.zeros_like(x).float())(model, x, y)
+    assert single.dtype == x.dtype
+
+
+def test_a_callable_sees_the_model_in_eval_mode_and_may_take_the_generator(batch):
+    x, y = batch
+    model, seen = small_model(norm="batch").train(), []
+
+    def noise(model, x, y, generator=None):
+        seen.append((len(x), any(m.training for m in model.modules())))
+        model(x).sum().backward() if x.requires_grad else None
+        return torch.rand(x.shape, generator=generator, dtype=x.dtype)
+
+    for thing in (noise, partial(noise), PGD(EPS, random_start=True).__call__):
+        attack = as_attack(thing)
+        one, two = (attack(model, x, y, torch.Generator().manual_seed(3)) for _ in range(2))
+        assert torch.equal(one, two)
+        first, second = attack.restarts(model, x, y, 2, torch.Generator().manual_seed(3))
+        assert torch.equal(first, one) and not torch.equal(first, second)
+    assert set(seen) == {(len(x), False)} and model.training and model[2].training
+
+
+class Zero(Attack):
+    """The least that an attack of one's own needs."""
+
+    def __call__(self, model, x, y, generator=None):
+        return torch.zeros_like(x)
+
+
+def test_an_attack_of_ones_own_has_restarts_and_is_taken_as_it_is(batch):
+    x, y = batch
+    assert torch.equal(Zero().restarts(small_model(), x, y, 2), torch.zeros(2, *x.shape).double())
+    assert as_attack(Zero()).passes == 0
+    assert robust_accuracy(small_model(), x, small_model()(x).argmax(1), Zero()).value == 1
+    with pytest.raises(NotImplementedError):
+        Attack()(small_model(), x, y)
+
+
+@pytest.mark.parametrize(
+    ("returns", "error", "words"),
+    [
+        (lambda x: x[:3], ValueError, r"what the attack returns must be .*\(12, 1, 8, 8\)"),
+        (lambda x: x.numpy(), ValueError, "got a NumPy array"),
+        (lambda x: x.long(), ValueError, "got a tensor of int64"),
+        (lambda x: None, ValueError, "got None"),
+        (lambda x: x.to("meta"), ValueError, "on meta"),
+        (lambda x: x / 0, FloatingPointError, "finite"),
+    ],
+)
+def test_what_a_callable_returns_is_checked(batch, returns, error, words):
+    with pytest.raises(error, match=words):
+        as_attack(lambda model, x, y: returns(x))(small_model(), *batch)
+
+
+@pytest.mark.parametrize("thing", [PGD, "PGD", None, 3])
+def test_what_cannot_be_called_is_no_attack(thing):
+    with pytest.raises(ValueError, match="attack must be callable"):
+        as_attack(thing)
+
+
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -299,11 +565,22 @@ def test_losses_by_hand():
         ({"loss": "ce"}, "loss"),
         ({"schedule": 3}, "schedule"),
         ({"box": (1, 0)}, "box"),
+        ({"eps": "8/255"}, "eps"),
+        ({"eps": True}, "eps"),
+        ({"alpha": math.inf}, "alpha"),
+        ({"steps": True}, "steps"),
+        ({"random_start": "false"}, "random_start"),
+        ({"autocast": 1}, "autocast"),
+        ({"loss": nn.CrossEntropyLoss}, "loss"),
+        ({"norm": None}, "norm"),
     ],
 )
 def test_impossible_settings_are_refused(options, name):
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(ValueError, match=f"^{name} must be "):
         PGD(**options)
+    if name in ("eps", "norm", "loss", "box", "autocast"):
+        with pytest.raises(ValueError, match=f"^{name} must be "):
+            FGSM(**options)
 
 
 @pytest.mark.parametrize(
@@ -313,10 +590,17 @@ def test_impossible_settings_are_refused(options, name):
         (torch.rand(2, 1, 8, 8) + 1, torch.zeros(2, dtype=torch.int64), "box"),
         (torch.rand(2, 1, 8, 8) * torch.nan, torch.zeros(2, dtype=torch.int64), "finite"),
         (torch.ones(2, 1, 8, 8, dtype=torch.int64), torch.zeros(2, dtype=torch.int64), "floating"),
-        (torch.rand(2, 1, 8, 8), torch.zeros(3, dtype=torch.int64), "labels.*2"),
+        (torch.rand(2, 1, 8, 8), torch.zeros(3, dtype=torch.int64), "^y must be class labels.*2"),
         (torch.rand(2, 1, 8, 8), torch.tensor([0, 10]), "labels.*9"),
         (torch.rand(2, 1, 8, 8), torch.tensor([-1, 1]), "labels"),
         (torch.rand(2, 1, 8, 8), torch.tensor([0.0, 1.0]), "labels.*int64"),
+        (torch.rand(2, 1, 8, 8), torch.tensor([[0], [1]]), r"labels.*\(2,\)"),
+        (torch.rand(2, 1, 8, 8), torch.tensor([0, 1], dtype=torch.int32), "labels.*int32"),
+        (torch.rand(2, 1, 8, 8), np.array([0, 1]), "^y must.*NumPy array of int64"),
+        (torch.rand(2, 1, 8, 8), [0, 1], "^y must"),
+        (np.zeros((2, 1, 8, 8)), torch.tensor([0, 1]), "^x must.*NumPy array of float64"),
+        (torch.rand(2), torch.tensor([0, 1]), "^x must.*2 axes"),
+        (torch.rand(2, 1, 8, 8), torch.tensor([0, 1], device="meta"), "one device.*y on meta"),
     ],
 )
 @pytest.mark.parametrize("m", [None, 2])
@@ -329,13 +613,41 @@ def test_impossible_batches_are_refused_and_the_model_is_untouched(x, y, name, m
 
 
 @pytest.mark.parametrize(
-    "options, name", [({"m": 0}, "m"), ({"m": 2, "chunk": 0}, "chunk"), ({"m": 1.5}, "m")]
+    "options, name",
+    [
+        ({"m": 0}, "m"),
+        ({"m": 1.5}, "m"),
+        ({"m": True}, "m"),
+        ({"m": 2, "chunk": 0}, "chunk"),
+        ({"m": 2, "part": 3}, "part"),
+        ({"m": 2, "part": slice(20, 30)}, "part"),
+    ],
 )
-def test_impossible_restarts_are_refused(options, name, batch):
-    with pytest.raises(ValueError, match=name):
-        PGD().restarts(small_model(), *batch, **options)
+@pytest.mark.parametrize("attack", [PGD(), Zero()])
+def test_impossible_restarts_are_refused(attack, options, name, batch):
+    with pytest.raises(ValueError, match=f"^{name} must be "):
+        attack.restarts(small_model(), *batch, **options)
 
 
-def test_loss_must_give_one_value_a_sample(batch):
-    with pytest.raises(ValueError, match="one value a sample"):
-        PGD(loss=nn.CrossEntropyLoss())(small_model(), *batch)
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), lambda z, y: z, lambda z, y: z.argmax(1)])
+def test_loss_must_give_one_value_a_sample(batch, loss):
+    with pytest.raises(
+        ValueError, match=r"loss must be a function that returns one value a sample"
+    ):
+        PGD(loss=loss)(small_model(), *batch)
+
+
+@pytest.mark.parametrize("value", [math.nan, -1.0, "1", None, torch.tensor(1.0)])
+def test_a_schedule_must_give_lengths(batch, value):
+    with pytest.raises(ValueError, match=r"schedule\(1\) must be a finite number >= 0"):
+        PGD(schedule=lambda step: value)(small_model(), *batch)
+
+
+def test_labels_of_a_loss_of_ones_own_are_what_it_takes(batch):
+    x, _ = batch
+    soft = torch.full((len(x), 10), 0.1, dtype=x.dtype)
+    loss = lambda z, y: -(y * z.log_softmax(1)).sum(1)  # noqa: E731
+    attack = PGD(EPS, 0.05, 3, loss=loss)
+    assert attack.restarts(small_model(), x, soft, 2, chunk=5).abs().max() > 0.05
+    with pytest.raises(ValueError, match="y must be a tensor of length 12"):
+        attack(small_model(), x, soft[:3])

@@ -118,12 +118,28 @@ def test_stationary_points_say_so_and_never_give_nan(g, dtype, scale):
     assert found.direction.dtype == dtype and torch.isfinite(found.weights).all()
 
 
-def test_a_direction_that_is_returned_always_descends():
-    """Without a tolerance rounding decides: 1e9 apart, the slope is lost, and the result must say
-    so.
-    """
-    found = steepest_descent(torch.tensor([[1e9, 0.0], [0.0, 1.0]], dtype=F64), tol=0.0)
-    assert found.stationary == (found.slope == 0) and found.slope <= 0
+@pytest.mark.parametrize("large", [1e3, 1e6, 1e9, 1e12])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_the_slope_is_measured_along_the_returned_direction(large, dtype):
+    """Without a tolerance rounding may eat the slope; then the result says stationary."""
+    g = torch.tensor([[large, 0.0], [0.0, 1.0]], dtype=dtype)
+    found = steepest_descent(g, tol=0.0)
+    if found.stationary:
+        assert found.slope == 0 and (found.direction == 0).all()
+    else:
+        measured = directional_derivative(g, found.direction).item()
+        assert found.slope.item() == pytest.approx(measured, rel=1e-5) and measured < 0
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_stationary_is_a_distance_of_1e_7_of_the_longest(scale):
+    for distance, stationary in ((3e-7, False), (3e-8, True)):
+        g = scale * torch.tensor([[1.0, distance], [-1.0, distance]], dtype=F64)
+        assert steepest_descent(g).stationary == stationary
+        twice, groups = torch.cat([g, g]), torch.tensor([0, 0, 1, 1])
+        assert steepest_descent(twice, groups).stationary == stationary
+        assert steepest_descent(g, tol=1e-5).stationary
+        assert not steepest_descent(g, tol=1e-9).stationary
 
 
 def test_singleton_is_the_negative_normalised_gradient():
@@ -180,6 +196,56 @@ def test_gram_matrix_is_accumulated_in_float64_whatever_the_block():
     assert gram_matrix(tiny)[0, 0] - gram_matrix(tiny)[0, 1] == pytest.approx(2e-10, rel=1e-5)
 
 
+def test_gram_matrix_of_a_batch_and_its_default_block():
+    g = torch.randn(3, 4, (1 << 15) + 5, generator=torch.Generator().manual_seed(0))
+    want = torch.einsum("bid,bjd->bij", g.double(), g.double())
+    torch.testing.assert_close(gram_matrix(g), want, rtol=1e-12, atol=1e-9)
+
+
+def test_gram_matrix_refuses_rows_whose_products_overflow():
+    """What infinity minus infinity makes of them would depend on the processor."""
+    g = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=F64)
+    for scale in (1e160, 1e200, 1e300):
+        with pytest.raises(ValueError, match="gradients must have norms of at most 1e150"):
+            gram_matrix(scale * g)
+    assert torch.isfinite(gram_matrix(1e149 * g)).all()
+    big = gram_matrix(1e38 * g.float())
+    torch.testing.assert_close(big, 2e76 * torch.eye(2, dtype=F64), rtol=1e-6, atol=1e69)
+    assert (gram_matrix(1e-200 * g) == 0).all()
+    assert steepest_descent(1e200 * g).slope.item() == pytest.approx(-1e200)
+    for bad in (torch.nan, torch.inf):
+        with pytest.raises(ValueError, match="gradients must be finite"):
+            gram_matrix(torch.tensor([[bad, 0.0]]))
+    for block in (0, -1, 1.0):
+        with pytest.raises(ValueError, match="block"):
+            gram_matrix(g, block)
+
+
+@pytest.mark.parametrize("groups", [None, torch.tensor([5, 1, 5, 1, 9])])
+def test_float32_gradients_give_what_float64_gives(groups):
+    g = rows(5, 4, 1, 0.8)
+    one, other = steepest_descent(g, groups), steepest_descent(g.float(), groups)
+    assert {t.dtype for t in (other.direction, other.slope, other.weights)} == {torch.float32}
+    torch.testing.assert_close(other.direction.double(), one.direction, atol=1e-5, rtol=0)
+    assert other.slope.item() == pytest.approx(one.slope.item(), rel=1e-5)
+    slope = directional_derivative(g.float(), one.direction.float(), groups)
+    assert slope.dtype == torch.float32 and slope.item() == pytest.approx(one.slope.item(), 1e-5)
+
+
+def test_quotients_take_a_millionth_by_default():
+    asked = []
+
+    def phi(theta):
+        asked.append(theta.item())
+        return 3 * theta
+
+    zero, one = torch.zeros(1, dtype=F64), torch.ones(1, dtype=F64)
+    for quotient, steps in ((one_sided, [0, 1e-6]), (two_sided, [-1e-6, 1e-6])):
+        asked.clear()
+        assert quotient(phi, zero, one) == pytest.approx(3)
+        assert sorted(asked) == pytest.approx(steps)
+
+
 # --------------------------------------------------------------------------------------------------
 
 
@@ -207,7 +273,6 @@ def test_certificate_bounds_the_true_slope_of_a_continuum(n):
         assert got.bound == pytest.approx(
             directional_derivative(net, s).item() + radius * s.norm().item()
         )
-        assert got.descends == (got.bound < 0)
     if n >= 10:
         assert certify(net, found.direction, 1.0, radius).descends
 
@@ -230,6 +295,16 @@ def test_per_sample_certificate_bounds_the_product_slope():
     assert got.bound == pytest.approx(directional_derivative(net, s, groups).item() + 0.75 * radius)
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_the_slack_counts_once_a_group(many):
+    g, groups = rows(7, 3), torch.tensor([0, 1, 1, 0, 2, 2, 1])
+    s, L, r = rows(1, 3, 9)[0], 0.5, 0.25
+    lipschitz, radius = (torch.full((3,), L), torch.full((3,), r)) if many else (L, r)
+    want = directional_derivative(g, s, groups).item() + 3 * L * r * s.norm().item()
+    assert certify(g, s, lipschitz, radius, groups).bound == pytest.approx(want)
+    assert certify(g, s, torch.tensor(L), radius, groups).bound == pytest.approx(want)
+
+
 @pytest.mark.parametrize(
     "lipschitz, radius, name",
     [
@@ -237,6 +312,9 @@ def test_per_sample_certificate_bounds_the_product_slope():
         (1.0, float("nan"), "radius"),
         (torch.ones(2), 0.1, "lipschitz"),
         (1.0, -0.1, "radius"),
+        (torch.tensor([-1.0]), 0.1, "lipschitz"),
+        (1.0, torch.tensor([torch.inf]), "radius"),
+        ("1", 0.1, "lipschitz"),
     ],
 )
 def test_impossible_certificates_are_refused(lipschitz, radius, name):
@@ -265,6 +343,8 @@ def test_impossible_gradients_are_refused(g, options, name):
 def test_impossible_directions_are_refused():
     with pytest.raises(ValueError, match="direction"):
         directional_derivative(torch.ones(2, 3), torch.ones(2))
+    with pytest.raises(ValueError, match="direction"):
+        directional_derivative(torch.ones(2, 3), torch.tensor([1.0, torch.nan, 0.0]))
     for quotient in (one_sided, two_sided):
         with pytest.raises(ValueError, match="t must"):
             quotient(torch.abs, torch.zeros(1), torch.ones(1), 0.0)

@@ -4,11 +4,14 @@ batch.
 
 import importlib.util
 import json
-import os
+import re
 import runpy
+import shlex
+import shutil
+import signal
 import subprocess
 import sys
-import textwrap
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +21,11 @@ import torch
 
 from ddi import (
     FAST,
+    FGSM,
     MLP,
     PGD,
     Phase,
+    Record,
     Setting,
     descent_rule,
     digits,
@@ -29,8 +34,10 @@ from ddi import (
     robust_accuracy,
     train,
 )
-from ddi.__main__ import main
-from ddi.trainer import plain
+from ddi.__main__ import HELP, main
+from ddi.commands import summary
+from ddi.identity import as_table
+from ddi.measure import evaluate_run
 
 FILES = sorted((Path(__file__).parents[1] / "experiments").glob("*.toml"))
 TINY = """
@@ -52,7 +59,10 @@ steps = 2
 rule = { name = "ddi", m = 2 }
 [arms.later]
 attack = { kind = "FAST" }
-phases = [{ start = 0.5, attack = { kind = "PGD", schedule = "inverse_time(3)" }, rule = { name = "bundle", m = 3 } }]
+[[arms.later.phases]]
+start = 0.5
+attack = { kind = "PGD", schedule = "inverse_time(3)" }
+rule = { name = "bundle", m = 3 }
 """
 
 
@@ -103,9 +113,10 @@ def test_tables_are_laid_over_the_base_and_replaced_by_another_kind(tiny):
         and phase.rule == descent_rule("bundle", m=3, t=0.1)
         and phase.attack.eps == 0.1
     )
-    assert later.evaluation == pgd.evaluation
+    assert (
+        later.evaluation == pgd.evaluation == PGD(0.1, 0.025, 20)
+    )  # of the training attack the set
     assert [phase.attack.schedule(step) for step in (1, 3, 4, 12)] == [1, 1, 1 / 2, 1 / 10]
-    assert pgd.evaluation == PGD(0.1, 0.05, 20)
 
 
 def test_overrides_are_stronger_than_files_and_arms_and_flags_are_overrides(tiny):
@@ -163,12 +174,34 @@ def test_a_grid_multiplies_the_arms(tmp_path, tiny):
         ("seeds=0", "seeds"),
         ("seeds=1.5", "seeds"),
         ("data=nowhere", "nowhere.npz"),
+        ("data=5", "data must be of the TOML type string"),
+        ("setting.augment=False", "setting.augment must be True or False, got 'False'"),
+        ("rule.normalize=yes", "rule.normalize must be True or False"),
+        ("attack.random_start=no", "attack.random_start must be True or False"),
+        ("setting.lr=fast", "setting.lr must be a number or a fraction"),
+        ("setting.epochs=2.0", "setting.epochs must be an integer"),
+        ("setting.milestones=0.5", "setting.milestones must be an array"),
+        ("model.hidden=8", "model.hidden must be an array"),
+        ("model.hidden=[-3]", "model.hidden must be an integer >= 1"),
+        ("model.activation=1", "model.activation"),
+        ("attack.eps=8/0", "attack.eps must be a number or a fraction"),
+        ("attack.eps=1e400", "attack.eps"),
+        ("attack.eps=nan", "attack.eps"),
+        ("attack.box=7", "attack.box must be an array"),
+        ("seeds=1000000000", "seeds must be an integer from 1 to"),
+        ("seeds=[0,0]", "seeds"),
+        ("rule.chunks=500", "chunks"),
+        ("setting.batch_size=2000", "batch_size and validation must fit"),
+        ("kernels.precision=fp8", "precision must be one of"),
+        ("kernels.compile=yes", "compile must be one of"),
     ],
 )
 def test_mistakes_are_refused_before_any_work(tiny, tmp_path, capsys, change, message):
-    assert main(["run", str(tiny), "--out", str(tmp_path / "out"), change]) == 1
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    for dry in ([], ["--dry-run"]):  # what a dry run accepts runs
+        assert main(["run", str(tiny), "--out", str(tmp_path / "out"), change, *dry]) == 1
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -181,6 +214,15 @@ def test_mistakes_are_refused_before_any_work(tiny, tmp_path, capsys, change, me
         ("phases = [{ rule = { name = 'mean' } }]", "start"),
         ("phases = [{ start = 1.5 }]", "start"),
         ("[grid]\nlr = [1]", "<table>.<key>"),
+        ("phases = [{ rule = 'ddi', start = 0.5 }]", r"phases\[0\].rule must be"),
+        ("phases = ['ddi']", r"phases\[0\] must be a table with a start"),
+        ("[arms]\na = 5", "arms.a must be a table"),
+        ("[grid]\n" + "\n".join(f"'setting.a{i}' = [1, 2]" for i in range(40)), "at most 10000"),
+        ("[arms.'../../out']", "folder names"),
+        ("[arms.'..']", "folder names"),
+        ("experiment = 'a/b'", "folder names"),
+        ("[grid]\n'attack.eps' = ['1/5', '1_5']", "attack.eps"),
+        ("[grid]\n'setting.lr' = [0.1, 0.1]", "one name"),
         ("[grid]\n'setting.lr' = 1", "list of values"),
         ("this is no TOML", "is not TOML"),
     ],
@@ -189,6 +231,55 @@ def test_files_that_make_no_sense_are_refused(tmp_path, text, message):
     (tmp_path / "bad.toml").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_experiment(tmp_path / "bad.toml")
+
+
+def test_the_encoding_of_files(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + TINY.encode())
+    assert len(read_experiment(path)) == 3
+    path.write_bytes('title = "für"'.encode("latin-1"))
+    with pytest.raises(ValueError, match="a.toml is not in UTF-8"):
+        read_experiment(path)
+
+
+def test_points_of_a_grid_are_folders_inside_out_and_overrides_are_stronger(tiny):
+    tiny.write_text('grid = { "attack.eps" = ["4/255", "8/255"] }\n' + TINY)
+    runs = read_experiment(tiny, ["attack.alpha=0.3"], ["pgd"], seeds=2)
+    assert [run.name for run in runs] == [
+        f"pgd-eps{eps}_255-seed{seed}" for seed in (0, 1) for eps in (4, 8)
+    ]
+    assert [run.attack.eps for run in runs] == [4 / 255, 8 / 255] * 2
+    assert {str(run.folder("out").parent) for run in runs} == {str(Path("out") / "tiny")}
+    tiny.write_text('grid = { "setting.lr" = [0.1, 1.0] }\n' + TINY)
+    assert {run.setting.lr for run in read_experiment(tiny, ["setting.lr=0.3"])} == {0.3}
+
+
+def test_norm_and_box_stay_when_an_arm_names_another_attack(tmp_path):
+    (tmp_path / "a.toml").write_text(
+        '[attack]\nnorm = "L2"\nbox = "none"\nalpha = 9.0\n[arms.a]\nattack = { kind = "FAST" }'
+    )
+    (run,) = read_experiment(tmp_path / "a.toml")
+    assert run.attack == FAST(norm="L2", box=None)
+    assert (run.evaluation.norm, run.evaluation.box) == ("L2", None)
+
+
+def test_an_evaluation_may_be_of_any_kind(tiny):
+    tiny.write_text(TINY + '[evaluation]\nkind = "FGSM"\n')
+    assert {run.evaluation for run in read_experiment(tiny)} == {FGSM(0.1)}
+
+
+def test_kernels(tiny, tmp_path):
+    """Memory order and compilation change how, not what; the record says it."""
+    words = ["kernels.channels_last=true", "model={name='x'}"][:1]
+    words += ["model.name=SmallNet", "setting.epoch_steps=1", "setting.epochs=1"]
+    tiny.write_text(TINY.replace("hidden = [8]\n", ""))
+    plain, fast = (read_experiment(tiny, w, ["pgd"])[0] for w in (words[1:], words))
+    models = [run.train(digits(), tmp_path / str(i)) for i, run in enumerate((plain, fast))]
+    for a, b in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    assert models[1][0].weight.is_contiguous(memory_format=torch.channels_last)
+    config = tmp_path / "1" / "tiny" / "pgd-seed0" / "config.toml"
+    assert read_experiment(config)[0].kernels == fast.kernels != plain.kernels
 
 
 def test_missing_files_and_arms_are_named(tiny, tmp_path):
@@ -223,8 +314,8 @@ def test_from_the_command_line_to_records_a_plot_and_test_accuracy(tiny, tmp_pat
         )  # a record repeats its run
         (asked,) = read_experiment(tiny, ["setting.lr=0.2"], [arm])
         assert replace(again, phases=()) == replace(asked, phases=())
-        assert [plain(phase.attack) for phase in again.phases] == [
-            plain(phase.attack) for phase in asked.phases
+        assert [as_table(phase.attack) for phase in again.phases] == [
+            as_table(phase.attack) for phase in asked.phases
         ]
         assert [phase.rule for phase in again.phases] == [phase.rule for phase in asked.phases]
     assert (out / "tiny" / "curves.png").stat().st_size > 10_000
@@ -256,7 +347,239 @@ def test_from_the_command_line_to_records_a_plot_and_test_accuracy(tiny, tmp_pat
         torch.load(out / "tiny" / "pgd-seed0" / "best.pt", weights_only=True)["model"]
     )
     accuracy = (model(data.x_test[:200]).argmax(1) == data.y_test[:200]).double().mean().item()
-    assert entries[0]["accuracy"] == accuracy and entries[1]["accuracy"] <= accuracy
+    assert entries[0]["accuracy"] == accuracy
+    p = entries[1]["accuracy"]
+    assert entries[1]["standard_error"] == pytest.approx((p * (1 - p) / 200) ** 0.5)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with the records of a short experiment."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "tiny.toml").write_text(TINY)
+    short = ["setting.epoch_steps=2", "setting.validation=50", "--device", "cpu"]
+    command = ["run", str(folder / "tiny.toml"), "--arms", "pgd", "--seeds", "2", *short]
+    assert main([*command, "--out", str(folder), "--quiet", "--checkpoint-every", "1"]) == 0
+    return folder / "tiny"
+
+
+def entries(folder):
+    return json.loads((folder / "test.json").read_text())
+
+
+def copied(trained, tmp_path):
+    return Path(shutil.copytree(trained / "pgd-seed0", tmp_path / "pgd-seed0"))
+
+
+def test_evaluate_keeps_other_measurements_and_uses_its_options(trained, tmp_path, monkeypatch):
+    folder, x = copied(trained, tmp_path), np.zeros((4, 8, 8), np.uint8)
+    np.savez(tmp_path / "mine.npz", x_train=x, x_test=x, y_train=[0, 1, 2, 9], y_test=[0, 1, 2, 9])
+    command = ["evaluate", str(folder), "--device", "cpu", "--which", "best"]
+    assert main([*command, "--n", "20"]) == main([*command, "--n", "30"]) == 0
+    assert main([*command, "--data", str(tmp_path / "mine.npz")]) == 0
+    assert main([*command, "--n", "30", "--restarts", "3"]) == 0
+    found = [(e["data"], e["n"], e["attack"], e["which"]) for e in entries(folder)]
+    assert found == [
+        ("digits", 20, "clean", "best"),
+        ("digits", 20, "PGD-20x1", "best"),
+        ("digits", 30, "PGD-20x1", "best"),
+        ("mine", 4, "clean", "best"),
+        ("mine", 4, "PGD-20x1", "best"),
+        ("digits", 30, "clean", "best"),
+        ("digits", 30, "PGD-20x3", "best"),
+    ]
+    restarts = []
+
+    def accuracy(model, x, y, attack, count, *rest):
+        restarts.append(count)
+        raise ValueError("stopped here")
+
+    monkeypatch.setattr("ddi.measure.robust_accuracy", accuracy)
+    (folder / "test.json").unlink()
+    assert main([*command, "--n", "40", "--restarts", "3"]) == 1
+    assert restarts == [3]
+    assert [e["attack"] for e in entries(folder)] == ["clean"]  # what was finished is kept
+
+
+def test_evaluate_of_damaged_and_unfinished_weights(trained, tmp_path, capsys):
+    folder, n = copied(trained, tmp_path), ["--n", "20", "--device", "cpu"]
+    newest = folder / "checkpoint.pt"
+    before = newest.read_bytes()
+    newest.write_bytes(before[:500])  # the one before is of the middle of an epoch
+    assert main(["evaluate", str(folder), *n]) == 1
+    assert "in the middle of epoch 2" in capsys.readouterr().err
+    assert {e["which"] for e in entries(folder)} == {"best"}
+    newest.write_bytes(before)
+    (folder / "best.pt").write_bytes(b"damaged")
+    assert main(["evaluate", str(folder), str(trained / "pgd-seed1"), *n]) == 1
+    assert "best.pt cannot be read" in capsys.readouterr().err
+    assert {e["which"] for e in entries(trained / "pgd-seed1")} == {"best", "last"}
+    (folder / "test.json").write_text("[{")
+    assert main(["evaluate", str(folder), *n]) == 1
+    assert "test.json is damaged" in capsys.readouterr().err
+
+
+def test_evaluate_builds_the_network_that_was_trained_or_refuses(trained, tmp_path, capsys):
+    folder, n = copied(trained, tmp_path), ["--n", "20", "--device", "cpu", "--which", "best"]
+    config = folder / "config.toml"
+    config.write_text(config.read_text().replace("hidden", 'activation = "relu"\nhidden'))
+    assert main(["evaluate", str(folder), *n]) == 1
+    assert "the network that was trained is another" in capsys.readouterr().err
+    setting = replace(SHORT, epochs=1, epoch_steps=1)
+    mine = tmp_path / "mine"
+    train(fresh(), digits(), descent_rule("single"), ATTACK, setting, mine, PGD(0.1, 0.1, 1))
+    assert main(["evaluate", str(mine), *n]) == 1
+    assert "made from Python, with a MLP" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="another"):
+        evaluate_run(mine, torch.device("cpu"), network_table="name='MLP', hidden=[9]")
+    assert main(["evaluate", str(mine), *n, "--network", "name='MLP', hidden=[8]"]) == 0
+    assert [e["attack"] for e in entries(mine)] == ["clean", "PGD-1x1"]
+
+
+def test_the_same_name_with_other_settings_is_told_apart(trained, tmp_path, capsys):
+    copied(trained, tmp_path / "out" / "tiny")
+    out = ["--out", str(tmp_path / "out"), "--quiet", "--device", "cpu"]
+    same = ["setting.epoch_steps=2", "setting.validation=50"]
+    command = ["run", str(trained.parent / "tiny.toml"), "--arms", "pgd", "--seeds", "1", *out]
+    kept = {p: p.read_bytes() for p in (tmp_path / "out" / "tiny" / "pgd-seed0").iterdir()}
+    assert main([*command, *same]) == 0 and "complete, kept" in capsys.readouterr().out
+    assert main([*command, *same, "setting.lr=0.7"]) == 1
+    assert "setting.lr is 0.1 there and 0.7 here" in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in kept} == kept
+
+
+def test_a_neighbours_damaged_record_is_named_and_passed_over(trained, tmp_path, capsys):
+    folder = copied(trained, tmp_path / "out" / "tiny")
+    (folder / "metrics.csv").write_text("epoch,robust\n1,0.5\n2")
+    out = ["--out", str(tmp_path / "out"), "--quiet", "--device", "cpu", "seeds=[1]"]
+    same = ["setting.epoch_steps=2", "setting.validation=50"]
+    tiny = str(trained.parent / "tiny.toml")
+    with pytest.warns(UserWarning, match="metrics.csv is damaged"):
+        assert main(["run", tiny, "--arms", "pgd", *out, *same]) == 0
+    assert main(["list", str(tmp_path)]) == 1
+    found = capsys.readouterr()
+    assert "metrics.csv is damaged" in found.err and "pgd-seed1: complete" in found.out
+
+
+@pytest.mark.parametrize("kind, status", [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_stops_in_one_line_that_says_how_to_go_on(tiny, tmp_path, kind, status):
+    command = [sys.executable, "-W", "ignore", "-m", "ddi", "run", str(tiny), "--arms", "pgd"]
+    command += ["--out", str(tmp_path), "--quiet", "--device", "cpu", "--epochs", "100000"]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "tiny" / "pgd-seed0" / "checkpoint.pt").exists():
+        assert run.poll() is None
+        time.sleep(0.05)
+    run.send_signal(getattr(signal, kind))
+    error = run.communicate(timeout=100)[1]
+    assert run.returncode == status and error.count("\n") == 1
+    assert re.search(r"stopped in .*pgd-seed0; the same command goes on .* after epoch \d", error)
+    assert not read_record(tmp_path / "tiny" / "pgd-seed0").complete
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--device", "gpu"], "device must be"),
+        (["--device", "cuda:99"], "device must be"),
+        (["--device", "meta"], "device must be"),
+        (["--out", "FILE/results"], "out must be a folder"),
+    ],
+)
+def test_a_users_mistake_is_one_line(tiny, tmp_path, capsys, words, message):
+    (tmp_path / "FILE").write_text("")
+    words = [word.replace("FILE", str(tmp_path / "FILE")) for word in words]
+    assert main(["run", str(tiny), *words, "--dry-run"]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["evaluate", "x", "--n", "-5"], ["evaluate", "x", "--restarts", "0"]]
+    + [["run", "x", flag, "0"] for flag in ("--seeds", "--epochs", "--checkpoint-every")],
+)
+def test_counts_are_from_1_on(words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert "must be an integer from 1 on" in capsys.readouterr().err
+
+
+def test_options_reach_train(tiny, tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        "ddi.experiment.train",
+        lambda *plan: seen.update(zip("every bar board".split(), plan[-3:], strict=True)),
+    )
+    monkeypatch.setattr("ddi.commands.read_record", lambda folder: None)
+    monkeypatch.setattr("ddi.commands._numbers", str)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = ["--checkpoint-every", "7", "--tensorboard", "--out", "~/results"]
+    assert main(["run", str(tiny), "--arms", "pgd", *words]) == 0
+    assert seen == {"every": 7, "bar": True, "board": True}
+    assert read_experiment(tiny)[0].folder("~/results").is_relative_to(tmp_path)
+
+
+def test_the_summary_says_who_is_ahead_by_how_much_and_for_how_much():
+    def record(name, robust, passes):
+        values = {"robust": np.array([0.0, robust]), "passes": np.array([1.0, passes])}
+        return Record(name, {}, values, {})
+
+    records = [record("a-seed0", 0.5, 8), record("a-seed1", 0.52, 8)]
+    records += [record("b-seed0", 0.7, 80), record("b-seed1", 0.72, 80)]
+    *_, first, second, lead = summary(records)
+    assert re.search(r"b +0.7100 ± 0.0141 +80 passes, 2 seeds", first)
+    assert re.search(r"a +0.5100 ± 0.0141 +8 passes, 2 seeds", second)
+    assert "ahead: b, by 0.2000 over a, more than twice the spread" in lead
+    assert "a took 0.1 times its passes" in lead
+    assert (
+        "could explain"
+        in summary([*records[:2], record("c-seed0", 0.52, 8), record("c-seed1", 0.52, 8)])[-1]
+    )
+    assert "one seed says nothing" in summary(records[::2])[-1]
+    assert summary([]) == []
+
+
+def test_report_prints_versions_and_processor(capsys):
+    assert main(["report"]) == 0
+    out = capsys.readouterr().out
+    for word in (torch.__version__, np.__version__, torch.backends.cpu.get_cpu_capability()):
+        assert word in out
+    assert re.search(rf"threads +{torch.get_num_threads()} of", out)
+
+
+def commands_in(text):
+    """The commands ``python -m ddi`` of a page, each as words without its comment."""
+    found = re.findall(r"(?<![\w ])(?:timeout [-\w ]*)?python -m ddi ([^`\n]+)", text)
+    return [shlex.split(line, comments=True) for line in found]
+
+
+PAGES = ["README.md", "book/reproducing.md"]
+EXAMPLES = [
+    words
+    for text in [HELP, *((FILES[0].parents[1] / page).read_text("utf-8") for page in PAGES)]
+    for words in commands_in(text)
+    if words != ["run"]
+    and "..." not in words
+    and "…" not in words
+    and not any("{" in w or "$" in w for w in words)
+]
+
+
+@pytest.mark.parametrize("words", EXAMPLES, ids=" ".join)
+def test_every_example_is_a_command_that_works(words, trained, tmp_path, monkeypatch, capsys):
+    """As it stands but for the data, which are the digits, and without training."""
+    monkeypatch.chdir(FILES[0].parents[1])
+    if words[0] == "run":
+        small = ["data=digits", "setting.validation=400", "--device", "cpu", "--dry-run"]
+        if "model.name=SmallNet" not in words:
+            small.append("model.name=SmallNet") if "digits" not in words[1] else None
+        assert main([*words, *small, "--out", str(tmp_path)]) == 0
+    elif words[0] == "evaluate":
+        assert main(["evaluate", str(trained / "pgd-seed1"), "--n", "10", "--which", "best"]) == 0
+    elif words[0] == "data":
+        assert main(["data", "digits", *words[2:]]) == 0
+    elif words[0] != "bench":  # which is a program of its own
+        assert main(words) == 0
 
 
 def test_a_run_that_diverges_does_not_stop_the_others(tiny, tmp_path, capsys):
@@ -278,45 +601,56 @@ def test_the_plan_for_a_gpu_is_sound_and_stops_by_the_clock(tmp_path, capsys):
     for command in runs:
         assert (
             main(
-                [*command, "--dry-run", "--device", "cpu", "data=digits", "setting.validation=100"]
+                [
+                    *command,
+                    "--dry-run",
+                    "--device",
+                    "cpu",
+                    "data=digits",
+                    "setting.validation=100",
+                    "--out",
+                    str(tmp_path),
+                ]
             )
             == 0
         )
     assert "figure4-left/ddi-seed0: ddi, 15 epochs" in capsys.readouterr().out
-    command = [
-        sys.executable,
-        str(script),
-        "--tiny",
-        "--epochs",
-        "1",
-        "--work",
-        str(tmp_path / "w"),
-        "--records",
-    ]
-    done = subprocess.run(
-        [*command, str(tmp_path / "r.tgz"), "--seconds", "12"], capture_output=True, text=True
-    )
-    assert (
-        done.returncode == 1
-        and "stopped by the clock" in done.stdout
-        and (tmp_path / "r.tgz").exists()
-    )
-    finished = (
-        (tmp_path / "w" / "done.txt").read_text().splitlines()
-        if "done after" in done.stdout
-        else []
-    )
-    again = subprocess.run(
-        [*command, str(tmp_path / "r.tgz"), "--seconds", "0.1"], capture_output=True, text=True
-    )
-    assert all(f"== {name}:" not in again.stdout for name in finished)
 
 
-def test_a_step_that_fails_compiled_is_tried_again_uncompiled(tmp_path, monkeypatch, capsys):
+def load_gpu():
     spec = importlib.util.spec_from_file_location("gpu", FILES[0].parent / "gpu.py")
     gpu = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(gpu)
-    tried = []
+    return gpu
+
+
+def test_the_plan_goes_on_where_the_clock_stopped_it(tmp_path, monkeypatch, capsys):
+    """Two steps are done, the third is stopped: the next piece begins with the third."""
+    gpu, tried = load_gpu(), []
+
+    def two_then_stopped(command, end):
+        tried.append(command)
+        return "done" if len(tried) != 3 else "stopped by the clock"
+
+    monkeypatch.setattr(gpu, "attempted", two_then_stopped)
+    work, archive = str(tmp_path / "w"), str(tmp_path / "r.tgz")
+    words = ["gpu.py", "--tiny", "--work", work, "--records", archive, "--seconds"]
+    monkeypatch.setattr(sys, "argv", [*words, "-1"])
+    for _ in range(3):
+        assert gpu.main() == 1
+    assert "stopped by the clock" in capsys.readouterr().out and Path(archive).exists()
+    done = (tmp_path / "w" / "done.txt").read_text().splitlines()
+    names = [name for name, _ in gpu.plan(tmp_path, 15, True)]
+    assert done == names[:2] and len(tried) == 3
+    monkeypatch.setattr(sys, "argv", [*words, "1000"])
+    assert gpu.main() == 0 and tried[3] == tried[2] and len(tried) == len(names) + 1
+    assert gpu.attempted is two_then_stopped
+    slow = [sys.executable, "-c", "import time; time.sleep(60)"]
+    assert load_gpu().attempted(slow[1:], 0.0) == "stopped by the clock"
+
+
+def test_a_step_that_fails_compiled_is_tried_again_uncompiled(tmp_path, monkeypatch, capsys):
+    gpu, tried = load_gpu(), []
 
     def compiler_dislikes_it(command, end):
         tried.append(command)
@@ -406,11 +740,8 @@ def test_passes_counted_are_backward_passes_made(rule, steps, expected):
 
 
 def test_phases_follow_each_other(tmp_path):
-    """FAST and single first, then PGD and ddi: the weights are those of two runs, one after the
-    other.
-    """
-    first, second = FAST(0.1), PGD(0.1, 0.05, 3)
-    phases = [Phase(0.5, descent_rule("ddi", m=2), second)]
+    """FAST and single first, then PGD and ddi."""
+    phases = [Phase(0.5, descent_rule("ddi", m=2), PGD(0.1, 0.05, 3))]
     seen = []
 
     class Spy(FAST):
@@ -427,7 +758,7 @@ def test_phases_follow_each_other(tmp_path):
         np.isnan(record.metrics["cosine_mean"][:2]).all()
         and (record.metrics["cosine_mean"][2:] > 0).all()
     )
-    assert record.config["phases"][0]["start"] == 0.5 and first.eps == 0.1
+    assert record.config["phases"][0]["start"] == 0.5
 
 
 def test_best_and_last_epoch_are_kept_apart(tmp_path):
@@ -439,7 +770,7 @@ def test_best_and_last_epoch_are_kept_apart(tmp_path):
     _, x, y = digits().hold_out(300)
     kept, evaluation = (
         torch.load(tmp_path / "run" / "best.pt", weights_only=True),
-        PGD(0.1, 0.05, 20),
+        PGD(0.1, 0.025, 20),
     )
     for state, row in ((model.state_dict(), last), (kept["model"], best)):
         model.load_state_dict(state)
@@ -450,27 +781,6 @@ def test_best_and_last_epoch_are_kept_apart(tmp_path):
     assert kept["epoch"] == best["epoch"]
     with pytest.raises(ValueError, match="which"):
         record.row("first")
-
-
-def test_a_checkpoint_of_another_network_is_passed_over(tmp_path, capsys):
-    train(
-        fresh(),
-        digits(),
-        descent_rule("single"),
-        ATTACK,
-        replace(SHORT, epochs=1),
-        tmp_path / "run",
-    )
-    (tmp_path / "run" / "provenance.json").unlink()
-    train(
-        MLP(hidden=(9,)),
-        digits(),
-        descent_rule("single"),
-        ATTACK,
-        replace(SHORT, epochs=1),
-        tmp_path / "run",
-    )
-    assert "belongs to another run" in capsys.readouterr().out
 
 
 def test_tensorboard_is_asked_for_by_name_if_missing(tmp_path, monkeypatch):
@@ -486,77 +796,3 @@ def test_tensorboard_is_asked_for_by_name_if_missing(tmp_path, monkeypatch):
             tensorboard=True,
         )
     assert not (tmp_path / "run").exists()
-
-
-# ------------------------------------------------------------------------------------------------ s
-
-RULES = {
-    "single": {}, "max": {"m": 3}, "mean": {"m": 3}, "ddi": {"m": 3}, "comb": {"m": 4},
-    "ddi-decay": {"m": 3, "weight_decay": 0.1},
-    "product-gram": {"m": 2}, "product-chunks": {"m": 2, "method": "chunks", "chunks": 3},
-    "product-free": {"m": 2, "method": "matrix-free", "max_iter": 3}, "product-decay": {"m": 2, "weight_decay": 0.1},
-    "bundle": {"m": 3, "t": 0.5}, "bundle-each": {"m": 2, "t": 0.5, "joint": False},
-}  # fmt: skip
-PROGRAM = """
-import sys
-from dataclasses import replace
-import torch
-from ddi import MLP, PGD, Setting, descent_rule, digits, parallel, train
-
-def gradients(rules):
-    data, found = digits().to(dtype=torch.float64), {}
-    torch.manual_seed(0)
-    model = MLP(hidden=(8,)).double()
-    for name, options in rules.items():
-        rule = descent_rule(name.split("-")[0], **options)
-        draw = torch.Generator().manual_seed(1)
-        found[name] = rule(model, data.x_train[:20], data.y_train[:20], PGD(0.2, 0.1, 2), draw).gradient
-    return found
-
-def curve(folder):
-    torch.manual_seed(0)
-    model = MLP(hidden=(8,)).double()
-    setting = Setting(epochs=2, batch_size=100, augment=True, validation=300, lr=0.1)
-    data = digits().to(dtype=torch.float64)
-    return train(model, data, descent_rule("ddi", m=2), PGD(0.1, 0.05, 2), setting, folder)
-"""
-
-
-def test_two_processes_are_one(tmp_path):
-    """Two gloo processes share each batch: the first-step gradients to 1e-6 of their norm, and a
-    whole training run.
-    """
-    script = f"{PROGRAM}\nrules = {RULES!r}\n" + textwrap.dedent(
-        """
-        torch.set_num_threads(1)
-        parallel.start()
-        found = gradients(rules)
-        curve(sys.argv[1] + "/two")
-        torch.save(found, f"{sys.argv[1]}/rank{parallel.rank()}.pt")
-        """
-    )
-    (tmp_path / "program.py").write_text(script)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-    ]
-    alone = os.environ | (
-        {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
-    )  # whatever the machine's name
-    program = [str(tmp_path / "program.py"), str(tmp_path)]
-    done = subprocess.run([*command, *program], capture_output=True, text=True, env=alone)
-    assert done.returncode == 0, done.stderr[-3000:]
-    space: dict = {}
-    exec(PROGRAM, space)
-    one, pair = space["gradients"](RULES), [torch.load(tmp_path / f"rank{r}.pt") for r in (0, 1)]
-    for name, expected in one.items():
-        for found in pair:
-            assert (found[name] - expected).norm() <= 1e-6 * expected.norm(), name
-    space["curve"](tmp_path / "one")
-    alone, shared = (read_record(tmp_path / n).metrics for n in ("one", "two"))
-    for key in alone.keys() - {"seconds"}:
-        np.testing.assert_allclose(shared[key], alone[key], rtol=1e-5, atol=1e-9, err_msg=key)

@@ -24,6 +24,11 @@ from ddi import (
 )
 
 
+class TwoOutputs(MLP):
+    def forward(self, x):
+        return super().forward(x), 0
+
+
 def problem(k=4, m=3, model=None, seed=0):
     data = digits()
     torch.manual_seed(seed)
@@ -35,6 +40,13 @@ def problem(k=4, m=3, model=None, seed=0):
         y,
         PGD(0.4, 0.2, 2).restarts(model, x, y, m, torch.Generator().manual_seed(seed)),
     )
+
+
+def wide(k, m):
+    """Perturbations so far apart that Frank-Wolfe needs many steps."""
+    model, x, y, _ = problem(k, m)
+    noise = torch.rand(m, *x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(0))
+    return model, x, y, 4 * noise - 2
 
 
 def batch_gradient(model, x, y, loss=cross_entropy):
@@ -94,12 +106,13 @@ def test_gram_method_is_brute_force_over_all_mixes():
 
 
 def test_three_ways_agree():
-    model, x, y, deltas = problem(5, 3)
+    model, x, y, deltas = wide(5, 4)
     exact = product_point(model, x, y, deltas)
     fine = product_point(model, x, y, deltas, "chunks", chunks=5)
     torch.testing.assert_close(fine.vector, exact.vector, atol=1e-7, rtol=0)
-    free = product_point(model, x, y, deltas, "matrix-free", tol=1e-4, max_iter=3000)
-    assert free.gap <= 1e-4 * free.vector.square().sum()
+    free = product_point(model, x, y, deltas, "matrix-free", tol=0.0, max_iter=7)
+    assert free.iterations == 7 and ((free.weights > 0) & (free.weights < 1)).any()
+    torch.testing.assert_close(free.weights.sum(0), torch.ones(5, dtype=x.dtype))
     assert (free.vector - exact.vector).square().sum() <= free.gap + 1e-12
     each = per_sample_gradients(model, x, y, deltas) / 5
     torch.testing.assert_close(
@@ -110,6 +123,24 @@ def test_three_ways_agree():
         (free.weights[:, i] * (each[:, i] @ w)).sum() - (each[:, i] @ w).min() for i in range(5)
     )
     assert free.gap == pytest.approx(gap.item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_the_tolerance_of_matrix_free_is_relative(scale):
+    """Losses a thousand times larger need as many steps, and stop within the tolerance."""
+    model, x, y, deltas = wide(5, 4)
+    steps = []
+    for factor in (1.0, scale):
+        loss = lambda z, y, factor=factor: factor * cross_entropy(z, y)  # noqa: E731
+        free = product_point(model, x, y, deltas, "matrix-free", loss=loss, tol=0.03, max_iter=500)
+        assert free.gap <= 0.03 * free.vector.square().sum() and 0 < free.iterations < 500
+        steps.append(free.iterations)
+    assert abs(steps[0] - steps[1]) <= 1
+
+
+def test_matrix_free_takes_one_step_by_default():
+    model, x, y, deltas = problem(5, 4)
+    assert product_point(model, x, y, deltas, "matrix-free", tol=0.0).iterations == 1
 
 
 def test_matrix_free_starts_from_the_first_restart_and_only_improves():
@@ -136,7 +167,11 @@ def test_what_the_line_search_proves_is_true(steps):
             model, x, y, deltas, "matrix-free", max_iter=steps, tol=0.0, certify=False
         )
         same = product_point(model, x, y, deltas, "matrix-free", max_iter=steps, tol=0.0)
-        assert torch.equal(free.vector, same.vector) and torch.equal(free.weights, same.weights)
+        torch.testing.assert_close(free.vector, same.vector)
+        torch.testing.assert_close(free.weights.sum(0), torch.ones(5, dtype=x.dtype))
+        each = per_sample_gradients(model, x, y, deltas) / 5
+        mixed = (free.weights[..., None] * each).sum((0, 1))
+        torch.testing.assert_close(mixed, free.vector, atol=1e-10, rtol=1e-8)
         assert free.iterations == same.iterations == steps
         left = free.vector.square().sum() - best.square().sum()
         assert 0 < left <= free.gap and (free.vector - best).square().sum() <= free.gap
@@ -217,7 +252,19 @@ def test_shared_parameters_and_exceptions_leave_the_model_alone():
         ({"deltas": torch.zeros(3, 4, 1, 8, 7)}, "deltas"),
         ({"deltas": torch.zeros(4, 1, 8, 8)}, "deltas"),
         ({"deltas": torch.full((3, 4, 1, 8, 8), torch.nan)}, "deltas.*finite"),
-        ({"y": torch.zeros(3, dtype=torch.int64)}, "labels"),
+        ({"y": torch.zeros(3, dtype=torch.int64)}, "y must"),
+        ({"y": torch.zeros(4, 1, dtype=torch.int64)}, "y must"),
+        ({"y": torch.zeros(4)}, "y must"),
+        ({"y": torch.tensor([0, 1, 2, 10])}, "y must be class labels from 0 to 9"),
+        ({"x": [1.0]}, "x must"),
+        ({"model": lambda x: x}, "model must"),
+        ({"model": nn.Flatten()}, "model must have a trainable parameter"),
+        ({"model": TwoOutputs().double()}, "the model's output must"),
+        ({"loss": nn.functional.cross_entropy}, "loss must return one value a sample"),
+        ({"loss": nn.CrossEntropyLoss}, "loss must be callable"),
+        ({"method": "matrix-free", "max_iter": -1}, "max_iter"),
+        ({"method": "matrix-free", "max_iter": 1.5}, "max_iter"),
+        ({"method": "matrix-free", "tol": -1.0}, "tol"),
         ({"x": torch.zeros(0, 1, 8, 8)}, "x"),
     ],
 )
@@ -226,6 +273,144 @@ def test_impossible_calls_are_refused(change, name):
     call = {"model": model, "x": x, "y": y, "deltas": deltas} | change
     with pytest.raises(ValueError, match=name):
         product_point(**call)
+
+
+@pytest.mark.parametrize("method", ["gram", "chunks", "matrix-free"])
+def test_a_loss_that_is_a_mean_is_refused_by_every_method(method):
+    model, x, y, deltas = problem(4, 3)
+    mean = nn.functional.cross_entropy
+    chunks = {"chunks": 2} if method == "chunks" else {}
+    with pytest.raises(ValueError, match="one value a sample"):
+        product_point(model, x, y, deltas, method, loss=mean, **chunks)
+    for function in (per_sample_gradients, sample_losses):
+        with pytest.raises(ValueError, match="one value a sample"):
+            function(model, x, y, deltas, mean)
+    with pytest.raises(ValueError, match="one value a sample"):
+        chunk_gradients(model, x, y, deltas, 2, mean)
+
+
+@pytest.mark.parametrize("method", ["gram", "chunks", "matrix-free"])
+def test_divergence_is_a_floating_point_error(method):
+    model, x, y, deltas = problem(4, 3)
+    chunks = {"chunks": 2} if method == "chunks" else {}
+    with torch.no_grad():
+        model[1].weight.mul_(torch.inf)
+    with pytest.raises(FloatingPointError):
+        product_point(model, x, y, deltas, method, **chunks)
+
+
+def test_batchnorm_without_statistics_is_refused():
+    model, x, y, deltas = problem(4, 2, SmallNet(1, norm="batch"))
+    plain = nn.BatchNorm2d(model[1].num_features, track_running_stats=False).double()
+    model[1] = plain
+    for call in (
+        lambda: product_point(model, x, y, deltas, "matrix-free"),
+        lambda: per_sample_gradients(model, x, y, deltas),
+        lambda: chunk_gradients(model, x, y, deltas, 2),
+    ):
+        with pytest.raises(ValueError, match="running statistics"):
+            call()
+
+
+class Square(torch.autograd.Function):
+    """An operator that knows its backward pass, and neither ``vmap`` nor forward mode."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * gradient * ctx.saved_tensors[0]
+
+
+class Unknown(MLP):
+    def forward(self, x):
+        return Square.apply(super().forward(x))
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.head = nn.RNN(8, 5, batch_first=True), nn.Linear(5, 10)
+
+    def forward(self, x):
+        return self.head(self.rnn(x.squeeze(1))[0][:, -1])
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.head(self.layer(x.squeeze(1)).mean(1))
+
+
+class Twice(nn.Module):
+    """A layer with two names, one with tied weights, a parametrization and an unused layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(64, 64)
+        self.b = self.a
+        self.c = nn.Linear(64, 64, bias=False)
+        self.c.weight = self.a.weight
+        self.d = nn.utils.parametrizations.orthogonal(nn.Linear(64, 12))
+        self.unused, self.head = nn.Linear(3, 3), nn.Linear(12, 10)
+        self.act = nn.PReLU()
+
+    def forward(self, x):
+        z = self.act(self.b(self.act(self.a(x.flatten(1)))))
+        return self.head(self.act(self.d(self.c(z))))
+
+
+@pytest.mark.filterwarnings("ignore:vmap does not know")
+@pytest.mark.parametrize("kind", [Twice, Unknown, Recurrent, Attention])
+def test_gradients_of_unusual_networks_and_their_objects(kind):
+    model, x, y, deltas = problem(4, 2, kind())
+    model.eval()
+    objects = {n: id(p) for n, p in model.named_parameters(remove_duplicate=False)}
+    got = per_sample_gradients(model, x, y, deltas)
+    parameters = list(model.parameters())
+    for j, i in itertools.product(range(2), range(4)):
+        value = cross_entropy(model(x[i : i + 1] + deltas[j, i : i + 1]), y[i : i + 1]).sum()
+        each = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
+        want = torch.cat([g.flatten() for g in each])
+        torch.testing.assert_close(got[j, i], want, atol=1e-9, rtol=1e-7)
+    assert {n: id(p) for n, p in model.named_parameters(remove_duplicate=False)} == objects
+    parts = product_point(model, x, y, deltas, "chunks", chunks=2)
+    assert torch.isfinite(parts.vector).all()
+    if kind is Unknown:
+        with pytest.raises(ValueError, match='"chunks" or "gram" .* forward-mode'):
+            product_point(model, x, y, deltas, "matrix-free")
+    else:
+        free = product_point(model, x, y, deltas, "matrix-free", max_iter=3)
+        rows = (free.weights[..., None] * got).sum((0, 1)) / 4
+        torch.testing.assert_close(free.vector, rows, atol=1e-9, rtol=1e-6)
+    assert {n: id(p) for n, p in model.named_parameters(remove_duplicate=False)} == objects
+    assert all(type(p) is nn.Parameter and p.requires_grad for p in parameters)
+
+
+def test_what_vmap_does_not_know_is_said():
+    model, x, y, deltas = problem(4, 2, Unknown())
+    with pytest.warns(RuntimeWarning, match="vmap does not know"):
+        per_sample_gradients(model, x, y, deltas)
+
+
+def test_the_direction_is_over_the_trainable_parameters():
+    model, x, y, deltas = problem(4, 2)
+    every = per_sample_gradients(model, x, y, deltas)
+    first = model[1].weight
+    first.requires_grad_(False)
+    model.register_parameter("steps", nn.Parameter(torch.zeros(2, dtype=torch.int64), False))
+    some = per_sample_gradients(model, x, y, deltas)
+    torch.testing.assert_close(some, every[..., first.numel() :])
+    for method in ("gram", "matrix-free"):
+        vector = product_point(model, x, y, deltas, method).vector
+        assert len(vector) == some.shape[-1] and not first.requires_grad and first.grad is None
 
 
 def test_model_without_parameters_order_is_that_of_parameters():

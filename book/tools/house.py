@@ -5,26 +5,30 @@
 - No live cells: Jupyter Book always adds sphinx-thebe, and adds its script twice, which is an error
   in the browser's console. Its one use would be to load code from the network, so it is
   disconnected.
+- A head for search engines and messengers: a description (its first words), and og: tags.
+- No link inside the line that opens a fold: it would be two things to press in one.
 - ``speed-table``: the rows of benchmark records, from benchmarks/, as a table; its argument names
-  the sections.
+  the sections. The role ``speed`` is one value: ``{speed}`cpu-SmallNet: name of the row` ``.
 """
 
 import json
+import re
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
+from docutils.parsers.rst.states import Inliner
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.config import Config
-
-from ddi.bench import GOALS
+from sphinx_design.dropdown import dropdown_title
 
 RECORDS = {
-    "CPU, SmallNet": "cpu-SmallNet",
-    "CPU, ResNet-18": "cpu-ResNet18",
-    "GPU, ResNet-18": "cuda-ResNet18",
+    "cpu-SmallNet": "CPU, SmallNet",
+    "cpu-ResNet18": "CPU, ResNet-18",
+    "cuda-ResNet18": "GPU, ResNet-18",
 }
 
 
@@ -47,70 +51,97 @@ def without_live_cells(app: Sphinx, config: Config) -> None:
                 app.disconnect(listener.id)
 
 
+def described(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Add the meta tags of a page to its head."""
+    text = _first_words(doctree) if doctree is not None else app.config.html_title
+    title = unescape(re.sub("<[^>]+>", "", context.get("title") or app.config.html_title))
+    tags = {"og:title": title, "og:description": text, "og:type": "article"}
+    tags["og:site_name"] = app.config.html_title
+    lines = [f'<meta name="description" content="{escape(text)}" />']
+    lines += [f'<meta property="{key}" content="{escape(value)}" />' for key, value in tags.items()]
+    context["metatags"] = "\n".join([context.get("metatags", ""), *lines])
+
+
+def _first_words(doctree: nodes.document) -> str:
+    """What a chapter's frame promises, or the first paragraph of a page; without formulas."""
+    plain = [n for n in doctree.findall(nodes.paragraph) if not any(n.findall(nodes.math))]
+    framed = [n for n in plain if isinstance(n.parent, nodes.list_item)]
+    framed = [n for n in framed if isinstance(n.parent.parent.parent, nodes.admonition)]
+    running = [n for n in plain if isinstance(n.parent, nodes.section)]
+    words = "; ".join(n.astext().strip(" .;") for n in framed or running[:1])
+    text = " ".join(words.split()) or "A page of this book"
+    return text if len(text) <= 200 else text[:200].rpartition(" ")[0] + " …"
+
+
+def no_links_in_titles(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Leave the words of a link in the title of a fold, and take the link away."""
+    for title in list(doctree.findall(dropdown_title)):
+        for link in list(title.findall(nodes.reference)):
+            link.parent.replace(link, link.children)
+
+
 class SpeedTable(Directive):
-    """A row a ratio, a column a record; "not measured" where there is no record. The argument
-    ``records`` lists these.
-    """
+    """A row a ratio, a column a record. The argument ``records`` lists these."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        folder = Path(self.state.document.settings.env.srcdir) / "benchmarks"
-        paths = {column: folder / f"{stem}.json" for column, stem in RECORDS.items()}
-        records = {
-            column: json.loads(path.read_text()) for column, path in paths.items() if path.exists()
-        }
-        lines = (
-            _provenance(records)
-            if self.arguments == ["records"]
-            else _table(records, self.arguments[0])
-        )
+        records = _records(Path(self.state.document.settings.env.srcdir))
+        listed = self.arguments == ["records"]
+        lines = _provenance(records) if listed else _table(records, self.arguments[0])
         box = nodes.container(classes=["speed-table"])
-        self.state.nested_parse(StringList(lines, source=str(folder)), self.content_offset, box)
+        self.state.nested_parse(StringList(lines, source="benchmarks"), self.content_offset, box)
         return [box]
+
+
+def speed(
+    name: str, rawtext: str, text: str, lineno: int, inliner: Inliner, *_: Any
+) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+    """The value of one row of one record, to two digits."""
+    stem, _, label = text.partition(": ")
+    records = _records(Path(inliner.document.settings.env.srcdir))
+    rows = [r for r in records.get(stem, {"rows": []})["rows"] if r["name"] == label and r["value"]]
+    if len(rows) != 1:
+        text = f"benchmarks/{stem}.json has {len(rows)} measured rows {label!r}"
+        message = inliner.reporter.error(text, line=lineno)
+        return [inliner.problematic(rawtext, rawtext, message)], [message]
+    return [nodes.Text(f"{rows[0]['value']:.2g}")], []
+
+
+def _records(root: Path) -> dict[str, Any]:
+    """The records that there are, by the stem of their file and in the order of the columns."""
+    paths = {stem: root / "benchmarks" / f"{stem}.json" for stem in RECORDS}
+    return {stem: json.loads(p.read_text("utf-8")) for stem, p in paths.items() if p.exists()}
 
 
 def _provenance(records: dict[str, Any]) -> list[str]:
     lines = []
-    for column in RECORDS:
-        if (record := records.get(column)) is None:
-            lines.append(f"- *{column}*: not measured.")
-            continue
+    for stem, record in records.items():
         source, kernels = record["provenance"], record["kernels"]
         threads = f"{source['threads']} thread" + "s" * (source["threads"] > 1)
-        path = (
-            f"{kernels['precision']}, compile {kernels['compile']}"
-            + ", NHWC" * kernels["channels_last"]
-        )
-        what = (
-            f"batch {record['batch']}, {record['rounds']} rounds, {source['device']}, {threads}, "
-        )
+        path = f"{kernels['precision']}, compile {kernels['compile']}"
+        path += ", NHWC" * kernels["channels_last"]
+        what = f"batch {record['batch']}, {record['rounds']} rounds, {source['device']}, {threads}"
+        made = f"torch {source['torch']}, {path}, commit {str(source['commit'])[:12]}"
         state = "" if record["complete"] else "; **incomplete**"
-        lines.append(
-            f"- *{column}*: {what}torch {source['torch']}, {path}, commit {str(source['commit'])[:12]}{state}."
-        )
+        lines.append(f"- *{RECORDS[stem]}*: {what}, {made}{state}.")
     return lines
 
 
 def _table(records: dict[str, Any], section: str) -> list[str]:
     cells: dict[tuple[str, str], dict[str, str]] = {}
-    for column, record in records.items():
+    for stem, record in records.items():
         for row in (row for row in record["rows"] if row["section"] == section):
             note = row["note"].split(";")[0]
-            cells.setdefault((row["name"], note), {})[column] = _cell(row)
-    goals = any(name in GOALS for name, _ in cells)
-    head = ["ratio", *(["goal, CPU", "goal, GPU"] if goals else []), *RECORDS]
+            cells.setdefault((row["name"], note), {})[stem] = _cell(row)
+    head = ["ratio", *(RECORDS[stem] for stem in records)]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for (name, note), values in cells.items():
-        asked = [
-            goal.replace("<=", "≤").replace(">=", "≥") if goal else "–"
-            for goal in GOALS.get(name, (None, None))
-        ]
-        columns = [
-            values.get(column, "–" if column in records else "not measured") for column in RECORDS
-        ]
         label = name + (f" ({note})" if note and "absent" not in note else "")
-        lines.append("| " + " | ".join([label, *(asked if goals else []), *columns]) + " |")
+        columns = [label, *(values.get(stem, "–") for stem in records)]
+        lines.append("| " + " | ".join(columns) + " |")
     return lines
 
 
@@ -118,12 +149,14 @@ def _cell(row: dict[str, Any]) -> str:
     if row["value"] is None:
         return "peer absent"
     limit = f", limit {row['limit']:.3g}" if row["limit"] else ""
-    verdict = {None: "", True: " ✓", False: " **missed**"}[row["met"]]
-    return f"{row['value']:.3g}{limit}{verdict}"
+    return f"{row['value']:.3g}{limit}"
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", only_with_an_address, priority=1)
     app.connect("config-inited", without_live_cells, priority=1)
+    app.connect("html-page-context", described)
+    app.connect("doctree-resolved", no_links_in_titles, priority=900)
     app.add_directive("speed-table", SpeedTable)
+    app.add_role("speed", speed)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -15,52 +15,38 @@ def phi(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     return np.maximum(p, q)
 
 
-def main() -> None:
-    """Contours of ``phi`` around 0, the two negative gradients, and the steepest descent direction."""
-    plots.use_style()
-    angle = np.deg2rad(65)
-    u, v = np.array([np.sin(angle), np.cos(angle)]), np.array([-np.sin(angle), np.cos(angle)])
+def landscape(ax: plt.Axes, u: np.ndarray, v: np.ndarray) -> None:
+    """Contours of ``phi`` around 0; where it is below its value at 0 the ground is blue."""
     grid = np.linspace(-1.25, 1.25, 400)
     X, Y = np.meshgrid(grid, grid)
     values = phi(u[0] * X + u[1] * Y, v[0] * X + v[1] * Y)
-    fig, ax = plt.subplots(figsize=(6.4, 4.5))
     ax.contourf(X, Y, values, levels=[-2, 0, 2], colors=["#dcebf5", "#f4f4f4"])
-    ax.contour(
-        X,
-        Y,
-        values,
-        levels=np.arange(-1.6, 1.7, 0.1),
-        colors="#bbbbbb",
-        linewidths=0.8,
-        linestyles="-",
-    )
+    thin = {"colors": "#bbbbbb", "linewidths": 0.8, "linestyles": "-"}
+    ax.contour(X, Y, values, levels=np.arange(-1.6, 1.7, 0.1), **thin)
     ax.contour(X, Y, values, levels=[0], colors="black", linewidths=2)
     ax.annotate("φ as at θ", (0.53, -0.9), rotation=-65, ha="center", va="center")
+
+
+def arrow(ax: plt.Axes, tip: np.ndarray, method: str, text: str, shift: tuple) -> None:
+    """From 0 to ``tip``, in the method's colour, with its words."""
+    colour = plots.METHODS[method]["color"]
+    head = {"arrowstyle": "-|>", "lw": 3, "color": colour, "mutation_scale": 20}
+    ax.annotate("", tip, (0, 0), arrowprops=head)
+    words = {"ha": "center", "va": "center", "fontweight": "bold", "fontsize": 12}
+    ax.annotate(text, tip + np.array(shift), color=colour, **words)
+
+
+def main() -> None:
+    """The landscape, the two negative gradients, and the steepest descent direction."""
+    plots.use_style()
+    angle = np.deg2rad(65)
+    u, v = np.array([np.sin(angle), np.cos(angle)]), np.array([-np.sin(angle), np.cos(angle)])
+    fig, ax = plt.subplots(figsize=(6.4, 4.5))
+    landscape(ax, u, v)
     steepest = -(u + v) / np.linalg.norm(u + v)
-    arrows = [
-        (-u, "PGD", "$-\\nabla g_1$: φ rises", (0.05, -0.13)),
-        (-v, "PGD", "$-\\nabla g_2$: φ rises", (-0.05, -0.13)),
-    ]
-    for tip, method, text, shift in [
-        *arrows,
-        (steepest, "DDi", "$-(\\nabla g_1 + \\nabla g_2)$: φ falls", (0, -0.12)),
-    ]:
-        colour = plots.METHODS[method]["color"]
-        ax.annotate(
-            "",
-            tip,
-            (0, 0),
-            arrowprops={"arrowstyle": "-|>", "lw": 3, "color": colour, "mutation_scale": 20},
-        )
-        ax.annotate(
-            text,
-            tip + np.array(shift),
-            color=colour,
-            ha="center",
-            va="center",
-            fontweight="bold",
-            fontsize=12,
-        )
+    arrow(ax, -u, "PGD", "$-\\nabla g_1$: φ rises", (0.05, -0.13))
+    arrow(ax, -v, "PGD", "$-\\nabla g_2$: φ rises", (-0.05, -0.13))
+    arrow(ax, steepest, "DDi", "$-(\\nabla g_1 + \\nabla g_2)$: φ falls", (0, -0.12))
     ax.plot(0, 0, "ko", markersize=7)
     ax.annotate("θ", (0, 0), xytext=(0, 9), textcoords="offset points", ha="center", fontsize=14)
     ax.set(xlim=(-1.25, 1.25), ylim=(-1.25, 0.5), aspect="equal")

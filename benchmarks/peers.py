@@ -7,13 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddi.data import crop_and_flip
-
-__all__ = ["accelerated", "optional", "plain_step"]
+from ddi import crop_and_flip
 
 
 def accelerated(gram: Tensor, iterations: int = 100) -> Tensor:
-    """The paper's solver as a plain loop: a fixed number of accelerated projected gradient steps."""
+    """The paper's solver as a plain loop of so many accelerated projected gradient steps."""
     step, count = (
         1 / torch.linalg.matrix_norm(gram, 2),
         torch.arange(1, len(gram) + 1, device=gram.device),

@@ -1,6 +1,4 @@
-"""Times and memory compared fairly: jobs in turn, ratios inside a round, and rows that know their
-goal.
-"""
+"""Times and memory compared fairly: jobs in turn, and ratios inside a round."""
 
 import math
 import os
@@ -17,41 +15,26 @@ from torch import multiprocessing
 
 from ddi import parallel
 
-__all__ = ["Jobs", "Processes", "Row", "interleaved", "lines", "peak_memory", "ratio"]
-
 Jobs = dict[str, Callable[[], object]]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a median with its quartiles, the work limit, and the goal for this
-    kind of device.
-    """
+    """One line of the table: a median with its quartiles, and the work limit."""
 
     name: str
     value: float
     low: float = math.nan
     high: float = math.nan
     limit: float = math.nan
-    goal: str | None = None
     note: str = ""
-
-    @property
-    def met(self) -> bool | None:
-        """Whether the goal is reached; ``None`` without one."""
-        if self.goal is None or math.isnan(self.value):
-            return None
-        sign, bound = self.goal.split()[:2]
-        least = float(bound) * (self.limit if self.goal.endswith("limit") else 1)
-        return self.value <= least if sign == "<=" else self.value >= least
 
     def plain(self) -> dict[str, Any]:
         """For JSON, without NaN."""
-        values = {
+        return {
             key: None if isinstance(v, float) and math.isnan(v) else v
             for key, v in vars(self).items()
         }
-        return values | {"met": self.met}
 
 
 def interleaved(jobs: Jobs, rounds: int, device: torch.device) -> dict[str, np.ndarray]:
@@ -165,10 +148,5 @@ def lines(rows: Iterable[Row]) -> Iterable[str]:
     for row in rows:
         spread = "" if math.isnan(row.low) else f" ({row.low:.3g} ... {row.high:.3g})"
         limit = "" if math.isnan(row.limit) else f"; work limit {row.limit:.3g}"
-        goal = (
-            ""
-            if row.goal is None
-            else f"; goal {row.goal}{'' if row.met is None else ': met' if row.met else ': MISSED'}"
-        )
         value = "absent" if math.isnan(row.value) else f"{row.value:.3g}"
-        yield f"{row.name:50} {value}{spread}{limit}{goal}{f'  [{row.note}]' if row.note else ''}"
+        yield f"{row.name:50} {value}{spread}{limit}{f'  [{row.note}]' if row.note else ''}"

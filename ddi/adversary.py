@@ -1,0 +1,121 @@
+"""What an attack is, to whoever calls one: a method or a function ``(model, x, y) -> delta``."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddi._checks import (
+    batch_of,
+    float_tensor,
+    function,
+    instance,
+    network,
+    one_device,
+    positive_int,
+    random_source,
+    refuse,
+)
+from ddi.state import Model, frozen
+
+ALL = slice(None)
+
+__all__ = ["ALL", "Attack", "AttackLike", "as_attack"]
+
+
+class Attack:
+    """What rules, evaluation and trainer call. A subclass defines ``__call__``, and has restarts
+    from it.
+    """
+
+    @property
+    def passes(self) -> int:
+        """Forward-and-backward passes of the batch that one call takes; 0 where that is unknown."""
+        return 0
+
+    def __call__(
+        self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Perturbations of ``x``, of its shape and dtype, detached and finite."""
+        raise NotImplementedError
+
+    def restarts(
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor,
+        m: int,
+        generator: torch.Generator | None = None,
+        chunk: int | None = None,
+        part: slice = ALL,
+    ) -> Tensor:
+        """``m`` calls on ``x[part]``, ``(m, *x[part].shape)``; arguments as for
+        :meth:`PGD.restarts`.
+        """
+        m, chunk = sizes(m, chunk, part)
+        x, y = part_of(x, part), y[part]
+        parts = list(zip(*(torch.split(t, chunk or len(x)) for t in (x, y)), strict=True))
+        each = [torch.cat([self(model, a, b, generator) for a, b in parts]) for _ in range(m)]
+        return torch.stack(each)
+
+
+AttackLike = Attack | Callable[..., Tensor]
+
+
+def as_attack(thing: AttackLike) -> Attack:
+    """The attack behind ``thing``: itself, or a callable ``(model, x, y) -> delta`` as an attack.
+
+    A callable that has an argument named ``generator`` is given it. It is called on copies of the
+    images and labels, with the model in eval mode and left as found; what it returns is checked.
+    It returns perturbations: a function that returns images (as those of torchattacks do) needs
+    ``- x`` behind it.
+
+    Raises:
+        ValueError: if ``thing`` cannot be called, or (when it is called) if it does not return a
+            floating-point tensor of the images' shape.
+        FloatingPointError: if what it returns is not finite.
+    """
+    return thing if isinstance(thing, Attack) else _Function(function("attack", thing))
+
+
+@dataclass(frozen=True)
+class _Function(Attack):
+    run: Callable[..., Any]
+
+    def __call__(
+        self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        network("model", model)
+        float_tensor("x", x, 2)
+        one_device(x=x, y=batch_of("y", y, len(x)))
+        random_source("generator", generator, x.device)
+        takes = {"generator": generator} if _takes_generator(self.run) else {}
+        with frozen(model):
+            delta = self.run(model, x.detach().clone(), y.detach().clone(), **takes)
+        name = "what the attack returns"
+        float_tensor(name, delta, shape=tuple(x.shape), all_finite=False)
+        one_device(x=x, delta=delta)
+        if not delta.isfinite().all():
+            raise FloatingPointError(f"{name} must be finite, got NaN or infinite entries")
+        return delta.detach().to(x.dtype)
+
+
+def _takes_generator(function: Callable[..., Any]) -> bool:
+    try:
+        return "generator" in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # one that is written in C and does not say
+        return False
+
+
+def sizes(m: Any, chunk: Any, part: Any) -> tuple[int, int | None]:
+    instance("part", part, slice)
+    return positive_int("m", m), None if chunk is None else positive_int("chunk", chunk)
+
+
+def part_of(x: Tensor, part: slice) -> Tensor:
+    if not len(x[part]):
+        refuse("part", f"a slice that holds one of the {len(x)} samples", part)
+    return x[part]

@@ -1,0 +1,158 @@
+"""``ddi evaluate``: accuracies of a recorded run on the test set, written into ``test.json``."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddi.checkpoint import Checkpoints, load_weights
+from ddi.data import Dataset, load_data
+from ddi.evaluate import (
+    Accuracy,
+    autoattack_accuracy,
+    clean_accuracy,
+    masking_signs,
+    robust_accuracy,
+)
+from ddi.identity import network
+from ddi.record import Record, provenance, read_record, write_json
+from ddi.tables import attack_of, model_of
+
+__all__ = ["evaluate_run"]
+
+SAME = ("data_sha256", "which", "n", "attack")  # a measurement of the same replaces the old one
+
+
+def evaluate_run(
+    folder: Path,
+    device: torch.device,
+    data_name: str | None = None,
+    n: int | None = None,
+    which: str = "both",
+    restarts: int = 1,
+    autoattack: bool = False,
+    network_table: str | None = None,
+) -> None:
+    """Measure, and write each accuracy into ``test.json`` as soon as it is there.
+
+    Args:
+        folder: of the record, with its weights. data_name: whose test images, the run's by default.
+        n: the first so many images. which: weights, ``"best"``, ``"last"`` or ``"both"``.
+        restarts: of the run's evaluation attack. autoattack: AutoAttack too.
+        network_table: how the network is made, as in TOML (``'name="MLP", hidden=[8]'``), where the
+            record does not say it.
+
+    Raises:
+        ValueError: if the record does not say which network or data, or describes another network
+            than the one that was trained; if weights are damaged or of the middle of an epoch.
+        FileNotFoundError: if there is no record, or there are no weights.
+    """
+    record, path = read_record(folder), folder / "test.json"
+    kept = _read(path)
+    dtype = getattr(torch, str(record.provenance.get("dtype", "float32")))
+    data = load_data(_data_name(record, data_name)).to(device, dtype)
+    model = _model(record, data, network_table).to(device, dtype)
+    if record.provenance.get("network", network(model)) != network(model):
+        raise ValueError(
+            f"{folder}: the network that was trained is another one than its record describes "
+            f"for {data.name}; say how it is made with --network, or evaluate it from Python"
+        )
+    evaluation: Any = attack_of("evaluation", record.config.get("evaluation", {}))
+    x, y = data.x_test[:n], data.y_test[:n]
+    source, draw = provenance(data, device, dtype), torch.Generator(device)
+    for weights in ("best", "last") if which == "both" else (which,):
+        epoch = _load(model, folder, weights)
+        about = source | {"masking_signs": masking_signs(model, x[:500], y[:500], evaluation)}
+        where = f"{folder} ({weights}, epoch {epoch}, {data.name})"
+
+        def note(attack: str, found: Accuracy, about: Any = about, where: str = where) -> None:
+            entry = _entry(weights, attack, found) | {"epoch": epoch} | about  # noqa: B023
+            kept[:] = [e for e in kept if any(e.get(k) != entry.get(k) for k in SAME)] + [entry]
+            write_json(path, kept)
+            print(f"{where}: {attack} {found}")
+
+        note("clean", clean_accuracy(model, x, y))
+        robust = robust_accuracy(model, x, y, evaluation, restarts, draw.manual_seed(0), None, True)
+        note(f"{type(evaluation).__name__}-{evaluation.steps}x{restarts}", robust)
+        if autoattack:
+            found = autoattack_accuracy(model, x, y, evaluation.eps, evaluation.norm)
+            note("AutoAttack", found)
+
+
+def _entry(which: str, attack: str, accuracy: Accuracy) -> dict[str, Any]:
+    return {
+        "which": which,
+        "attack": attack,
+        "accuracy": accuracy.value,
+        "standard_error": accuracy.standard_error,
+        "n": accuracy.n,
+    }
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, list) or not all(isinstance(e, dict) for e in found):
+            raise ValueError("it is no list of measurements")
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}; move it away") from error
+    return found
+
+
+def _data_name(record: Record, given: str | None) -> str:
+    name = given or record.config.get("data") or record.provenance.get("data")
+    if not isinstance(name, str):
+        raise ValueError(f"{record.name} does not say which data it is of; give it with --data")
+    return name
+
+
+def _model(record: Record, data: Dataset, given: str | None) -> nn.Module:
+    spec = record.config.get("model")
+    if given is not None:
+        try:
+            spec = tomllib.loads(f"table = {{ {given} }}")["table"]
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(
+                f"""network must be like 'name="MLP", hidden=[8]', got {given!r}: {error}"""
+            ) from error
+    if not isinstance(spec, dict):
+        raise ValueError(
+            f"""{record.name} does not say which network it is of; give it with --network, for """
+            """example --network 'name="MLP", hidden=[8]'"""
+        )
+    return model_of(spec, data)
+
+
+def _load(model: nn.Module, folder: Path, which: str) -> int:
+    """Load the weights of the best or the last epoch into ``model``; returns that epoch."""
+    if which == "best":
+        found = load_weights(folder / "best.pt")
+        weights, epoch = found["model"], int(found["epoch"])
+    else:
+        weights, epoch = _last(folder)
+    try:
+        tensors: dict[str, Tensor] = weights
+        model.load_state_dict(tensors)
+    except (RuntimeError, AttributeError) as error:
+        line = str(error).splitlines()[0]
+        raise ValueError(f"{folder}: the {which} weights are of another network: {line}") from error
+    return epoch
+
+
+def _last(folder: Path) -> tuple[Any, int]:
+    state = Checkpoints(folder, None).load()
+    if state is None:
+        raise FileNotFoundError(
+            f"{folder} holds no weights (checkpoint.pt); records keep them where they were made"
+        )
+    if state["at"]["step"]:
+        raise ValueError(
+            f"{folder}: the last checkpoint is in the middle of epoch {state['at']['epoch'] + 1}; "
+            "let the run go on to an epoch's end, or evaluate --which best"
+        )
+    return state["model"], int(state["at"]["epoch"])

@@ -1,0 +1,151 @@
+"""The plan of a run: what the optimiser does, and which rule and attack act when."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from ddi import _checks as check
+from ddi.adversary import AttackLike
+from ddi.attacks import PGD
+from ddi.data import Dataset
+from ddi.descent import Rule
+from ddi.parallel import share
+
+__all__ = ["Phase", "Setting", "check_plan", "default_evaluation", "phase_at"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the optimiser does; the defaults are the paper's (section 5.3).
+
+    Args:
+        epochs, batch_size: as usual; an incomplete last batch is dropped.
+        lr, momentum, weight_decay: of SGD. Weight decay acts after the rule's direction, as in
+            PyTorch.
+        milestones: shares of the epochs at which ``lr`` is multiplied by 0.1; a share ``k/epochs``
+            is epoch ``k``, counted from 0, exactly.
+        m_end: if given, the rule's ``m`` falls linearly over the epochs to this number ("decay",
+            appendix B.4).
+        augment: random crop and flip of every batch.
+        validation: training images held out, at random with a fixed seed, for evaluation after
+            every epoch.
+        evaluate_every: epochs between evaluations (the last epoch is always evaluated).
+        epoch_steps: steps that an epoch has; by default as many as one pass over the training
+            images. With fewer, an epoch is that part of a freshly shuffled pass.
+        seed: of order, augmentation, attacks, and what the network draws; the caller seeds the
+            model's weights.
+
+    Raises:
+        ValueError: for a value of another type or out of range. NumPy numbers become plain ones.
+    """
+
+    epochs: int = 200
+    batch_size: int = 128
+    lr: float = 0.1
+    momentum: float = 0.0
+    weight_decay: float = 5e-4
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    m_end: int | None = None
+    augment: bool = True
+    validation: int = 5000
+    evaluate_every: int = 1
+    epoch_steps: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        kept: dict[str, Any] = {}
+        for name in ("epochs", "batch_size", "validation", "evaluate_every"):
+            kept[name] = check.positive_int(name, getattr(self, name))
+        for name in ("m_end", "epoch_steps"):
+            if getattr(self, name) is not None:
+                kept[name] = check.positive_int(name, getattr(self, name))
+        kept["seed"] = check.integer("seed", self.seed, 0, 2**62)
+        kept["lr"] = check.positive("lr", self.lr)
+        for name in ("momentum", "weight_decay"):
+            kept[name] = check.non_negative(name, getattr(self, name))
+        kept["augment"] = check.flag("augment", self.augment)
+        if not isinstance(self.milestones, (tuple, list)):
+            check.refuse("milestones", "a tuple of shares of the epochs", self.milestones)
+        kept["milestones"] = tuple(
+            check.finite("milestones", share, 0.0, 1.0, strict=True) for share in self.milestones
+        )
+        for name, value in kept.items():
+            object.__setattr__(self, name, value)
+
+    def reached(self, share: float, epoch: int) -> bool:
+        """Whether ``epoch``, counted from 0, is at or after that share of the epochs, exactly: of
+        100 epochs 0.55 is epoch 55, which ``0.55 * 100 = 55.000000000000007`` is not.
+        """
+        return epoch >= Fraction(share).limit_denominator(10**6) * self.epochs
+
+    def lr_at(self, epoch: int) -> float:
+        """Learning rate of an epoch, counted from 0."""
+        return self.lr * 0.1 ** sum(self.reached(share, epoch) for share in self.milestones)
+
+    def m_at(self, epoch: int, m: int) -> int:
+        """Perturbations of an epoch, counted from 0, for a rule that has ``m`` in the first."""
+        if self.m_end is None:
+            return m
+        return round(m + (self.m_end - m) * epoch / max(1, self.epochs - 1))
+
+
+@dataclass(frozen=True)
+class Phase:
+    """From the share ``start`` of the epochs on, train with this rule and this attack."""
+
+    start: float
+    rule: Rule
+    attack: AttackLike
+
+    def __post_init__(self) -> None:
+        start = check.finite("start", self.start, 0.0, 1.0)
+        if start == 1:
+            check.refuse("start", "a share of the epochs, at least 0 and less than 1", self.start)
+        object.__setattr__(self, "start", start)
+        check.instance("rule", self.rule, Rule)
+        check.function("attack", self.attack)
+
+
+def phase_at(plan: Sequence[Phase], setting: Setting, epoch: int) -> Phase:
+    """The phase that an epoch, counted from 0, belongs to: the last of those that have begun."""
+    begun = [phase for phase in plan if setting.reached(phase.start, epoch)]
+    return max(begun, key=lambda phase: phase.start)
+
+
+def default_evaluation(attack: AttackLike) -> PGD:
+    """PGD-20 with steps of ``eps / 4`` in the set (``eps``, ``norm``, ``box``) of another attack.
+
+    Raises:
+        ValueError: if the attack is a plain callable, whose set is not known.
+    """
+    if not isinstance(attack, PGD):
+        raise ValueError(
+            "evaluation must be given where the attack is a callable of one's own, whose set of "
+            "perturbations (eps, norm, box) is not known"
+        )
+    return PGD(attack.eps, attack.eps / 4, 20, norm=attack.norm, box=attack.box)
+
+
+def check_plan(setting: Setting, plan: Sequence[Phase], data: Dataset) -> None:
+    """Raise ``ValueError`` for what cannot be trained: a batch larger than the images that are left
+    or no multiple of the number of processes, more chunks than images, weight decay in two places.
+    """
+    images = len(data.x_train) - setting.validation
+    if images < setting.batch_size:
+        raise ValueError(
+            f"batch_size and validation must fit into the {len(data.x_train)} training images, "
+            f"got {setting.batch_size} and {setting.validation}"
+        )
+    share(setting.batch_size)
+    for phase in plan:
+        if setting.weight_decay and phase.rule.weight_decay:
+            raise ValueError(
+                "weight_decay must be that of the setting (after the direction) or of the rule "
+                "(inside), not both"
+            )
+        if phase.rule.chunks is not None and phase.rule.chunks > setting.batch_size:
+            raise ValueError(
+                f"chunks must be at most the batch_size, {setting.batch_size}, "
+                f"got {phase.rule.chunks}"
+            )

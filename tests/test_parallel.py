@@ -1,0 +1,119 @@
+"""Several processes for one batch."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+
+from ddi import MLP, digits, parallel, read_record
+
+RULES = {
+    "single": {}, "max": {"m": 3}, "mean": {"m": 3}, "ddi": {"m": 3}, "comb": {"m": 4},
+    "ddi-decay": {"m": 3, "weight_decay": 0.1},
+    "product-gram": {"m": 2}, "product-chunks": {"m": 2, "method": "chunks", "chunks": 3},
+    "product-free": {"m": 2, "method": "matrix-free", "max_iter": 3},
+    "product-decay": {"m": 2, "weight_decay": 0.1},
+    "bundle": {"m": 3, "t": 0.5}, "bundle-each": {"m": 2, "t": 0.5, "joint": False},
+}  # fmt: skip
+PROGRAM = """
+import sys
+from dataclasses import replace
+import torch
+from ddi import MLP, PGD, Setting, descent_rule, digits, parallel, train
+
+def gradients(rules):
+    data, found = digits().to(dtype=torch.float64), {}
+    torch.manual_seed(0)
+    model = MLP(hidden=(8,)).double()
+    for name, options in rules.items():
+        rule = descent_rule(name.split("-")[0], **options)
+        draw = torch.Generator().manual_seed(1)
+        x, y = data.x_train[:20], data.y_train[:20]
+        found[name] = rule(model, x, y, PGD(0.2, 0.1, 2), draw).gradient
+    return found
+
+def buffers():
+    torch.manual_seed(0)
+    model, data = MLP(hidden=(8,), norm="batch"), digits()
+    model(data.x_train[:20][parallel.share(20)])
+    parallel.average_buffers(model)
+    return dict(model.named_buffers())
+
+def curve(folder):
+    torch.manual_seed(0)
+    model = MLP(hidden=(8,)).double()
+    setting = Setting(epochs=2, batch_size=100, augment=True, validation=300, lr=0.1)
+    data = digits().to(dtype=torch.float64)
+    return train(model, data, descent_rule("ddi", m=2), PGD(0.1, 0.05, 2), setting, folder)
+"""
+
+
+def test_two_processes_are_one(tmp_path):
+    """Two gloo processes share each batch: the first-step gradients to 1e-6 of their norm, and a
+    whole training run.
+    """
+    script = f"{PROGRAM}\nrules = {RULES!r}\n" + textwrap.dedent(
+        """
+        torch.set_num_threads(1)
+        parallel.start()
+        found = gradients(rules)
+        curve(sys.argv[1] + "/two")
+        torch.save(buffers(), f"{sys.argv[1]}/buffers{parallel.rank()}.pt")
+        try:
+            curve(sys.argv[1] + "/two")
+        except FileExistsError as error:
+            print(f"rank {parallel.rank()}: {type(error).__name__}", flush=True)
+        torch.save(found, f"{sys.argv[1]}/rank{parallel.rank()}.pt")
+        """
+    )
+    (tmp_path / "program.py").write_text(script)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
+    alone = os.environ | (
+        {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+    )  # whatever the machine's name
+    program = [str(tmp_path / "program.py"), str(tmp_path)]
+    done = subprocess.run([*command, *program], capture_output=True, text=True, env=alone)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for r in (0, 1):  # the first process alone reads the record, and both stop
+        assert f"rank {r}: AlreadyComplete" in done.stdout
+    torch.manual_seed(0)
+    net, halves = MLP(hidden=(8,), norm="batch"), digits().x_train[:20].split(10)
+    means = [net[1](net[0](half)).mean(0) for half in halves]
+    both = [torch.load(tmp_path / f"buffers{r}.pt", weights_only=True) for r in (0, 1)]
+    for found in both:  # of the mean of the halves a tenth, as BatchNorm's momentum has it
+        torch.testing.assert_close(found["2.running_mean"], 0.1 * (means[0] + means[1]) / 2)
+    space: dict = {}
+    exec(PROGRAM, space)
+    one, pair = space["gradients"](RULES), [torch.load(tmp_path / f"rank{r}.pt") for r in (0, 1)]
+    for name, expected in one.items():
+        for found in pair:
+            assert (found[name] - expected).norm() <= 1e-6 * expected.norm(), name
+    space["curve"](tmp_path / "one")
+    alone, shared = (read_record(tmp_path / n).metrics for n in ("one", "two"))
+    for key in alone.keys() - {"seconds"}:
+        np.testing.assert_allclose(shared[key], alone[key], rtol=1e-5, atol=1e-9, err_msg=key)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
+    monkeypatch.setattr(parallel, "world", lambda: 2)
+    monkeypatch.setattr(parallel, "rank", lambda: 1)
+    assert parallel.share(6) == slice(3, 6)
+    with pytest.raises(ValueError, match="multiple of the 2 processes, got 5"):
+        parallel.share(5)
+
+
+def test_alone_nothing_is_sent():
+    assert parallel.sent({"a": 1}) == {"a": 1} and parallel.on_first(lambda: 3) == 3
+    with pytest.raises(OSError, match="full"):
+        parallel.on_first(lambda: (_ for _ in ()).throw(OSError("full")))

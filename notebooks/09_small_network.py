@@ -28,16 +28,21 @@
 # :::
 
 # %% tags=["remove-cell"]
-# Only in Colab: install the package. Anywhere else this cell does nothing.
+# Only in Colab: fetch the book and install it in place. Anywhere else this cell does nothing.
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 REPOSITORY = ""  # `make notebooks` copies repository.url of _config.yml here
 if "google.colab" in sys.modules and importlib.util.find_spec("ddi") is None:
     if not REPOSITORY:
-        raise RuntimeError("First run `%pip install git+ADDRESS`, with the address of this book's repository.")
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", f"git+{REPOSITORY}"], check=True)
+        raise RuntimeError("First run `!git clone ADDRESS ddi-book`, then `%pip install -e ddi-book`, and restart.")
+    clone = str(Path("ddi-book").resolve())
+    if not Path(clone).exists():
+        subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPOSITORY, clone], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", clone], check=True)
+    sys.path.insert(0, clone)  # an installation in place is seen from the next start on
 
 # %%
 import math
@@ -221,7 +226,7 @@ def φ(θ, half=1.0):
 # %% [markdown]
 # (check-09-2)=
 # **Check 09.2** *(sixteen candidates give the maximum).* For the weights at the start, and for weights five times as large: no point of a $41 \times 41$ grid over the square beats the candidates (to $10^{-12}$), and they beat the grid by no more than it can miss, $h \sum_{jl}|v_j W_{jl}|$, where $h = 0.025$ is half its spacing. A search that zooms in on the grid's best point finds their values to $10^{-9}$.
-# The grid's best point is always on the boundary; not all maximisers are corners.
+# The grid's best point is always on the boundary. With the larger weights more than 2 % of the maximisers are no corners, and more than half are.
 
 # %%
 def lattice(points):
@@ -254,7 +259,8 @@ for θ in (θ_start, 5 * θ_start):
     steepest = (v[:, None] * W).abs().sum((0, 1))
     assert (exact[0] <= top + 0.025 * steepest).all()
     assert (spot.abs().amax(0) == 1).all()  # on the boundary
-    assert 0.05 < (δ.abs().amin(0) == 1).double().mean() < 0.95  # corners
+corner = (δ.abs().amin(0) == 1).double().mean()  # of the larger weights' maximisers
+assert 0.5 < corner < 0.98
 print("grid, zoom and the sixteen candidates agree")
 
 # %% [markdown]
@@ -423,7 +429,7 @@ def watch(path, solver):
 
 # %% [markdown]
 # (check-09-4)=
-# **Check 09.4** *(Fig. 3, left, is reproduced with the published solver).* For PGD and for DDi: not one negative pair up to iteration 50; from iteration 200 on more than 10 of 45 in the mean of the seeds. With raw steps of $0.01$ times the gradient, which are shorter, none at any of the counts.
+# **Check 09.4** *(Fig. 3, left, is reproduced with the published solver).* For PGD and for DDi: not one negative pair up to iteration 50; from iteration 200 on more than 10 of 45 in the mean of the seeds. With raw steps of $0.01$ times the gradient, which are shorter, next to none: at most 1 in the mean at any of the counts.
 
 # %%
 runs = ("PGD", "DDi", "raw")
@@ -432,7 +438,7 @@ negatives = {name: pairs for name, (pairs, _) in watched.items()}
 for name in ("PGD", "DDi"):
     assert negatives[name][:6].max() == 0  # iterations 0 ... 50
     assert negatives[name][20:].mean(1).min() > 10  # 200 ... 250
-assert negatives["raw"].max() == 0
+assert negatives["raw"].mean(1).max() < 1
 
 # %% [markdown]
 # (check-09-5)=
@@ -495,16 +501,17 @@ def grid_error(θ):
 
 # %% [markdown]
 # (check-09-6)=
-# **Check 09.6** *(the maximisers do not tie).* At iterations 50, 150 and 250 of the path of PGD, over ten seeds of 100 samples: no rival ties with its maximiser, for its loss is lower by more than the grid can miss, $\frac12 (0.01)^2 \max_l \sum_j |v_j| W_{jl}^2$; fewer than 5 % come within 0.01 nats, and none of those has a $\theta$-gradient at an obtuse angle to the maximiser's.
-# So $\phi$ is differentiable there ({ref}`chapter 3 <chapter-03>`): at iteration 250 one-sided difference quotients along $\gamma$ and $-\gamma$ give $\langle\nabla\phi, \pm\gamma\rangle$ at the true gradient, to $10^{-4}$, for a random unit $\gamma$.
+# **Check 09.6** *(the maximisers do not tie, but for rare exceptions).* At iterations 50, 150 and 250 of the path of PGD, over ten seeds of 100 samples: in at least 99 % of the samples no rival ties with the maximiser, for its loss is lower by more than the grid can miss, $\frac12 (0.01)^2 \max_l \sum_j |v_j| W_{jl}^2$; fewer than 5 % come within 0.01 nats, and in at most 1 % of the samples such a near rival has a $\theta$-gradient at an obtuse angle to the maximiser's.
+# Where nothing ties $\phi$ is differentiable ({ref}`chapter 3 <chapter-03>`): at iteration 250 one-sided difference quotients along $\gamma$ and $-\gamma$ give $\langle\nabla\phi, \pm\gamma\rangle$ at the true gradient, to $10^{-4}$, for a random unit $\gamma$.
 
 # %%
 for t in (50, 150, 250):
     θ = paths["PGD"][:, t : t + 1]
     gap, cosine = rivals(θ)
     close = gap < 0.01
-    assert (gap > grid_error(θ)).all() and close.double().mean() < 0.05
-    assert (cosine[close] > 0).all()
+    assert (gap <= grid_error(θ)).double().mean() < 0.01
+    assert close.double().mean() < 0.05
+    assert (close & (cosine <= 0)).double().mean() < 0.01
 
 # %%
 γ = unit(torch.randn(8, 1, n, generator=draw))
@@ -517,8 +524,8 @@ for sign in (1, -1):
 # ## What training does
 #
 # (check-09-7)=
-# **Check 09.7** *(with the published solver the loss that is seen falls while the robust loss rises; with the true gradient training ends near the constant classifier).* From iteration 0 to 250, for PGD and for DDi alike: the mean loss at the published solver's perturbations falls by more than 0.05 nats in every seed, and $\phi$ rises by more than 0.05 in the mean and in at least 8 of 10 seeds.
-# Along the true gradient $\phi$ ends within 0.03 of $\log 2$, the loss of $f_\theta = 0$, in every seed, and $|f_\theta|$ is below 0.15 in the mean over data and seeds. Between 60 % and 75 % of the points have $|x_1| < 1$.
+# **Check 09.7** *(with the published solver the loss that is seen falls while the robust loss rises; with the true gradient training ends near the constant classifier).* From iteration 0 to 250, for PGD and for DDi alike: the mean loss at the published solver's perturbations falls by more than 0.05 nats in every seed, and $\phi$ rises by more than 0.05 in the mean and in at least 7 of 10 seeds.
+# Along the true gradient $\phi$ ends within 0.03 of $\log 2$, the loss of $f_\theta = 0$, in every seed, and $|f_\theta|$ is below 0.15 in the mean over data and seeds. The share of points with $|x_1| < 1$ is 0.68, as for a normal number, to 0.06.
 
 # %%
 def robust(path):
@@ -533,10 +540,10 @@ shown = {name: watched[name][1] for name in ("PGD", "DDi")}
 for name in ("PGD", "DDi"):
     assert (shown[name][0] - shown[name][-1]).min() > 0.05
     rise = truth[name][-1] - truth[name][0]
-    assert rise.mean() > 0.05 and (rise > 0).sum() >= 8
+    assert rise.mean() > 0.05 and (rise > 0).sum() >= 7
 assert (truth["true"][-1] - math.log(2)).abs().max() < 0.03
 assert network(paths["true"][:, -1:], x)[0].abs().mean() < 0.15
-assert 0.6 < (x[0].abs() < 1).double().mean() < 0.75
+assert abs((x[0].abs() < 1).double().mean() - math.erf(math.sqrt(0.5))) < 0.06
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-09-training", "caption": "Robust training, seen with the published solver's perturbations (top) and with the maximisers (bottom). Means of ten seeds; bands: ± one standard deviation."}, "image": {"alt": "Two panels of loss against iteration. Top, the loss that is seen: PGD and DDi fall together from 0.69 to about 0.5. Bottom, the true phi of the same runs: PGD and DDi rise from 0.74 to about 0.9; the run with ten sign steps rises to 0.8; the run along the true gradient falls to 0.69, the level of log 2."}}
 fig, (top, bottom) = plt.subplots(2, 1, figsize=(6.4, 7.4), sharex=True, height_ratios=[1, 1.4])
@@ -646,7 +653,7 @@ w["true"] = columns(θs, maximise(θs)[1])
 
 # %% [markdown]
 # (check-09-8)=
-# **Check 09.8** *(the linearised loss: DDi always wins, singles nearly always lose).* At all fifty points: along DDi's direction the slope of {eq}`eq-09-linearised` is $-\lVert w_J \rVert$ (to $10^{-9}$) and negative, and no other direction's is lower, nor any of 500 random ones; along a single gradient it is negative if and only if all its inner products are positive, which happens to less than 15 % of the 500 singles.
+# **Check 09.8** *(the linearised loss: DDi always wins, most singles lose).* At all fifty points: along DDi's direction the slope of {eq}`eq-09-linearised` is $-\lVert w_J \rVert$ (to $10^{-9}$) and negative, and no other direction's is lower, nor any of 500 random ones; along a single gradient it is negative if and only if all its inner products are positive, which happens to less than 30 % of the 500 singles.
 
 # %%
 def linearised(γ):
@@ -666,11 +673,11 @@ for other in (*promise.values(), random):
 singles = linearised(-unit(h))  # (m, 5, n)
 inner = torch.einsum("ditn,djtn->ijtn", h, h).amin(1)
 assert (singles < 0).equal(inner > 0)
-assert (singles < 0).double().mean() < 0.15
+assert (singles < 0).double().mean() < 0.3
 
 # %% [markdown]
 # (check-09-9)=
-# **Check 09.9** *(the true robust loss: the strongest perturbations matter, not the hull).* At steps $t$ of 0.001, 0.003 and 0.01, over the fifty points: DDi lowers $\phi$ in 30–70 % of the cases, and so do the single gradients, taken together; PGD-max, bundle and the true gradient do in at least 90 %. In the mean PGD-max and bundle lower $\phi$ by 85–120 % of what the true gradient does; DDi, product DDi, the mean and a single gradient by less than 25 %, or they raise it. Product DDi's vector is not certified: its gap exceeds $\lVert w \rVert^2$ at more than half of the points. The accelerated method agrees with the exact solution of `ddi.bundle` to $10^{-3}$ relative on twelve samples of one network.
+# **Check 09.9** *(the true robust loss: the strongest perturbations matter, not the hull).* At steps $t$ of 0.001, 0.003 and 0.01, over the fifty points: DDi lowers $\phi$ in 25–75 % of the cases, and the single gradients, taken together, in 30–70 %; PGD-max, bundle and the true gradient do in at least 90 %. In the mean PGD-max and bundle lower $\phi$ by what the true gradient does, to 15 % of it; DDi, product DDi, the mean and a single gradient by less than 25 %, or they raise it. Product DDi's vector is not certified: its gap exceeds $\lVert w \rVert^2$ at more than half of the points. The accelerated method agrees with the exact solution of `ddi.bundle` to $10^{-3}$ relative on twelve samples of one network.
 
 # %%
 lengths = torch.tensor([1e-3, 3e-3, 1e-2, 3e-2])
@@ -703,10 +710,10 @@ share = {name: (c < 0).double().mean((1, 2)) for name, c in upto.items()}
 mean = {name: c.mean((1, 2)) for name, c in upto.items()}
 gain = {name: c / mean["true"] for name, c in mean.items()}
 assert 0.3 < (one_by_one[:, :3] < 0).double().mean() < 0.7
-assert (share["DDi"] > 0.3).all() and (share["DDi"] < 0.7).all()
+assert (share["DDi"] > 0.25).all() and (share["DDi"] < 0.75).all()
 for name in ("max", "bundle", "true"):
     assert share[name].min() >= 0.9
-    assert (gain[name] > 0.85).all() and (gain[name] < 1.2).all()
+    assert (abs(gain[name] - 1) < 0.15).all()
 for name in ("single", "mean", "DDi", "product"):
     assert gain[name].max() < 0.25
 assert (gap_product > w["product"].square().sum(0)).double().mean() > 0.5
@@ -750,7 +757,7 @@ plt.show()
 # :::{admonition} Our comment
 # :class: comment
 #
-# It would if both belonged to maximisers. Here nearly every single gradient has a negative partner, and still about half of them lower $\phi$. Appendix B.3 notes itself that the improvement is not seen on the loss that is not linearised; the linearised one can show nothing else.
+# It would if both belonged to maximisers. Here most single gradients have a negative partner, and still about half of them lower $\phi$. Appendix B.3 notes itself that the improvement is not seen on the loss that is not linearised; the linearised one can show nothing else.
 # :::
 #
 # ## A square that can be crossed
@@ -758,7 +765,7 @@ plt.show()
 # Is it the solver, then, and not the setting? We shrink the square to $[-0.3, 0.3]^2$. Now ten sign steps of $0.1$ cross it, and there is something to learn.
 #
 # (check-09-10)=
-# **Check 09.10** *(if the solver can cross the square, there is one gradient, and DDi is PGD).* Trained with ten sign steps: at every 25th iterate the loss found is below $\phi$ by less than 0.002 nats for every seed, no pair is negative, and DDi's direction has a cosine above 0.99 with the true gradient. $\phi$ falls below 0.55 in every seed.
+# **Check 09.10** *(if the solver can cross the square, there is one gradient, and DDi is PGD).* Trained with ten sign steps: at every 25th iterate the loss found is below $\phi$ by less than 0.002 nats for every seed, no pair is negative, and DDi's direction has a cosine with the true gradient above 0.9 for every seed and above 0.99 in the mean of the seeds. $\phi$ falls below 0.65 in every seed ($\log 2 = 0.693$).
 
 # %%
 small = train(partial(ascend, half=0.3), half=0.3)
@@ -770,8 +777,9 @@ for t in range(0, 251, 25):
     assert (exact - losses(θ, x + δ)).mean((0, 2)).max() < 0.002
     columns_now, gradient = columns(θ, δ), columns(θ, best)
     assert negative_pairs(columns_now).max() == 0
-    assert (unit(joint(columns_now)) * unit(gradient)).sum(0).min() > 0.99
-assert φ(small[:, -1:], 0.3).max() < 0.55
+    cosine = (unit(joint(columns_now)) * unit(gradient)).sum(0)
+    assert cosine.min() > 0.9 and cosine.mean() > 0.99
+assert φ(small[:, -1:], 0.3).max() < 0.65
 
 # %% [markdown]
 # ## Ties, at last: the path of the true gradient
@@ -799,14 +807,14 @@ steps["bundle"] = torch.stack([φ(end) - base for end in ends])
 
 # %% [markdown]
 # (check-09-11)=
-# **Check 09.11** *(near ties and finite steps: here more than one perturbation helps).* On the path of the true gradient at least 10 % of the maximisers have a rival within 0.01 nats at iteration 250, more than five times as many as on the path of PGD, but no exact one; between 35 % and 65 % of the last hundred steps raise $\phi$.
-# The step of $0.001$ along the true gradient lowers $\phi$ at 90 % of the fifty points or more; that of $0.01$ at 70 % or less. At $0.01$ the near-tie product lowers $\phi$ at 85 % or more, and the bundle at 95 % or more. In the mean the bundle lowers $\phi$ there by at least 1.3 times what the true gradient does at the best of its four lengths. Up to $0.01$ the gap certifies the bundle's vector to a third of its length: $\lVert w - w^* \rVert^2 \le \mathrm{gap} \le 0.1 \lVert w \rVert^2$, with $w^*$ the exact one.
+# **Check 09.11** *(near ties and finite steps: here more than one perturbation helps).* On the path of the true gradient at least 8 % of the maximisers have a rival within 0.01 nats at iteration 250, more than three times as many as on the path of PGD, but hardly an exact one: at least 99 % differ by more than the grid can miss; between 35 % and 65 % of the last hundred steps raise $\phi$.
+# The step of $0.001$ along the true gradient lowers $\phi$ at 90 % of the fifty points or more; that of $0.01$ at 70 % or less. At $0.01$ the near-tie product lowers $\phi$ at 80 % or more, and the bundle at 90 % or more. In the mean the bundle lowers $\phi$ there by at least 1.3 times what the true gradient does at the best of its four lengths; the near-tie product, at the best of its own, by at most 1.2 times as much. Up to $0.01$ the gap certifies the bundle's vector to a third of its length at 90 % of the points or more: $\lVert w - w^* \rVert^2 \le \mathrm{gap} \le 0.1 \lVert w \rVert^2$, with $w^*$ the exact one.
 
 # %%
 gaps = {name: rivals(paths[name][:, -1:])[0] for name in ("PGD", "true")}
 close = {name: (gap < 0.01).double().mean() for name, gap in gaps.items()}
-assert close["true"] > 0.1 and close["true"] > 5 * close["PGD"]
-assert (gaps["true"] > grid_error(paths["true"][:, -1:])).all()
+assert close["true"] > 0.08 and close["true"] > 3 * close["PGD"]
+assert (gaps["true"] <= grid_error(paths["true"][:, -1:])).double().mean() < 0.01
 tail = robust(paths["true"][:, 150:])
 assert 0.35 < (tail.diff(dim=0) > 0).double().mean() < 0.65
 
@@ -814,9 +822,10 @@ assert 0.35 < (tail.diff(dim=0) > 0).double().mean() < 0.65
 falls = {name: (c < 0).double().mean((1, 2)) for name, c in steps.items()}
 gains = {name: c.mean((1, 2)) for name, c in steps.items()}
 assert falls["true"][0] >= 0.9 and falls["true"][2] <= 0.7
-assert falls["tie"][2] >= 0.85 and falls["bundle"][2] >= 0.95
+assert falls["tie"][2] >= 0.8 and falls["bundle"][2] >= 0.9
 assert gains["bundle"][2] < 1.3 * gains["true"].min() < 0
-assert all((gap <= 0.1 * w.square().sum(0)).all() for w, gap in solved[:3])
+assert gains["tie"].min() > 1.2 * gains["true"].min()
+assert all((gap <= 0.1 * w.square().sum(0)).double().mean() > 0.9 for w, gap in solved[:3])
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-09-ties", "caption": "Near the kink at which true training ends, more than one maximiser helps: a step along the true gradient soon overshoots (at 0.03 far out of the picture), the bundle step does not. Means over fifty networks; bars: ± one standard error over the ten seeds."}, "image": {"alt": "Change of the true phi against the length of the step, 0.001 to 0.03, on a logarithmic axis. Along the true gradient phi falls a little at 0.001 and 0.003, not at all at 0.01, and rises steeply, out of the picture, at 0.03. The near-tie product falls up to 0.01 and rises at 0.03. The bundle step falls at every length, to about minus 0.0007."}}
 fig, ax = plt.subplots(figsize=(6.4, 4.2))
@@ -834,13 +843,13 @@ ax.minorticks_off()
 plt.show()
 
 # %% [markdown]
-# {numref}`fig-09-ties` is what the theory promised and the published setting could not show. The gradient at one exact maximiser descends, but only for steps shorter than the distance to the kink. A rule that knows the rivals *and their losses* goes on where it stops. What it knows are true near-maximisers, not ten places where a solver gave up.
+# {numref}`fig-09-ties` is what the theory promised and the published setting could not show. The gradient at one exact maximiser descends, but only for steps shorter than the distance to the kink. A shorter step would do, too: at its own best length, 0.003, one true gradient buys more than the near-tie product at 0.01. But a rule that knows the rivals *and their losses*, the bundle, goes on where both stop. What it knows are true near-maximisers, not ten places where a solver gave up.
 #
 # {ref}`Chapter 3 <chapter-03>` asked: *null set, finite steps, or inexact maximisers?* In this experiment:
 #
 # - **Inexact maximisers** make all the negative inner products of Fig. 3, left. DDi cannot mend them; better perturbations, or merely the best of the ten, do.
 # - **Finite steps** matter near the kink to which exact training is drawn.
-# - **The null set** was not hit: where we looked, no maximiser had an exact rival.
+# - **The null set** was not hit: where we looked, hardly a maximiser had a rival that the grid could not tell from a tie.
 #
 # The settings were fixed before we looked, from the text and, where it is silent, the published script; the ten problems are the first draws of one generator. We had seen thirty other draws before, with the same pattern. The bounds in the checks, $\varepsilon = 0.003$ and the choice of iterates were set after the results were seen. All of it is one tiny network on one kind of data, and as published the task itself is hopeless: a square that large lets the adversary move most points to the other class.
 #
@@ -869,7 +878,7 @@ assert worst[points.abs().amax(1) == 1].max() < math.log(2) - 0.1
 # - The negative inner products of the paper's Fig. 3 come back if the inner solver is the published one, which leaves every perturbation in a random corner. At the same parameters a solver that reaches the maximum gives none.
 # - In those runs the loss that is seen falls while the robust loss rises, with DDi as with PGD.
 # - On the linearised loss DDi wins by definition. On the true one, from the same perturbations, it descends half of the time; PGD-max and the bundle step descend as the true gradient does.
-# - Ties matter where exact training ends, near a kink: there a long gradient step overshoots, and near-tie product and bundle descend.
+# - Ties matter where exact training ends, near a kink: there a long gradient step overshoots and the bundle descends; the near-tie product gains no more than a shorter gradient step.
 #
 # ## Exercises
 #

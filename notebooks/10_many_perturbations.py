@@ -29,16 +29,21 @@
 # :::
 
 # %% tags=["remove-cell"]
-# Only in Colab: install the package. Anywhere else this cell does nothing.
+# Only in Colab: fetch the book and install it in place. Anywhere else this cell does nothing.
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 REPOSITORY = ""  # `make notebooks` copies repository.url of _config.yml here
 if "google.colab" in sys.modules and importlib.util.find_spec("ddi") is None:
     if not REPOSITORY:
-        raise RuntimeError("First run `%pip install git+ADDRESS`, with the address of this book's repository.")
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", f"git+{REPOSITORY}"], check=True)
+        raise RuntimeError("First run `!git clone ADDRESS ddi-book`, then `%pip install -e ddi-book`, and restart.")
+    clone = str(Path("ddi-book").resolve())
+    if not Path(clone).exists():
+        subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPOSITORY, clone], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", clone], check=True)
+    sys.path.insert(0, clone)  # an installation in place is seen from the next start on
 
 # %%
 import math
@@ -179,7 +184,7 @@ pgd7 = ddi.PGD(eps=ε_C, alpha=ε_C / 4, steps=7, box=None)
 i, j = torch.triu_indices(m, m, 1)
 d_C, predicted = pairs(δ_C)[:, i, j], rms_distance(1 / 8, n_C, ε_C)
 assert math.isclose((d_C**2).mean(), predicted**2, rel_tol=0.05)
-assert d_C.min() > 0.8 * predicted and d_C.max() < 1.2 * predicted
+assert (d_C / predicted - 1).abs().max() < 0.2
 assert math.exp(-n_C * tail_exponent(1 / 8)) < 1e-21
 
 # %%
@@ -601,8 +606,8 @@ for s in (first["robust"], last["robust"]):
     single = [near_tie_slope(s, column) for column in columns]
     best = near_tie_slope(s, product_ddi(s))
     assert max(single) < 0  # every one descends
-    assert 1 <= best / (sum(single) / m) < 1.05
-    assert best <= near_tie_slope(s, joint) < 0
+    assert -1e-6 < best / (sum(single) / m) - 1 < 0.05  # what product DDi gains
+    assert best <= near_tie_slope(s, joint) + 1e-9 < 0
 
 # %% [markdown]
 # There remains the finite step. A perturbation that loses 0.01 nats today may be the worst one after the step. We can count that without a new attack: keep the converged perturbations, move $\theta$ by a given length against the gradient $w$ of the batch at the best ones (PGD-max),
@@ -711,7 +716,7 @@ first_end = s.δ[s.distance[0, 0].argmin()]
 other_end = s.δ[s.distance[0, 0].argmax()]
 ends = torch.stack([first_end, other_end])
 assert s.gap.max() < 1e-12 and abs(s.distance.max() - 2 * ε * 8) < 1e-9
-assert torch.equal(ends.abs(), torch.full_like(ends, ε)) and torch.equal(first_end, -other_end)
+assert (ends.abs() - ε).abs().max() < 1e-12 and (first_end + other_end).abs().max() < 1e-12
 
 # %%
 G = ddi.per_sample_gradients(twin, x1, y1, ends)[:, 0]

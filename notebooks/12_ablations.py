@@ -28,16 +28,21 @@
 # :::
 
 # %% tags=["remove-cell"]
-# Only in Colab: install the package. Anywhere else this cell does nothing.
+# Only in Colab: fetch the book and install it in place. Anywhere else this cell does nothing.
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 REPOSITORY = ""  # `make notebooks` copies repository.url of _config.yml here
 if "google.colab" in sys.modules and importlib.util.find_spec("ddi") is None:
     if not REPOSITORY:
-        raise RuntimeError("First run `%pip install git+ADDRESS`, with the address of this book's repository.")
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", f"git+{REPOSITORY}"], check=True)
+        raise RuntimeError("First run `!git clone ADDRESS ddi-book`, then `%pip install -e ddi-book`, and restart.")
+    clone = str(Path("ddi-book").resolve())
+    if not Path(clone).exists():
+        subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPOSITORY, clone], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", clone], check=True)
+    sys.path.insert(0, clone)  # an installation in place is seen from the next start on
 
 # %%
 import copy
@@ -51,6 +56,7 @@ import torch
 
 import ddi
 from ddi import plots
+from ddi.clone import repository
 
 # %%
 plots.use_style()
@@ -341,10 +347,10 @@ plt.show()
 # So the answer on the digits has two halves ({numref}`fig-12-grid`). With the paper's protocol, one learning rate for both, "DDi against PGD" shows a gain that has nothing to do with Danskin, and is smaller than what raw PGD gains from a better rate. With a rate for each, normalised training gains as well, and a lead of a few tenths of a nat
 # stays. It belongs to the normalised step, and is the same without DDi. It may be a matter of a schedule: the gradient's norm varies by a factor of about two within these forty steps, and no constant rate suits them all.
 #
-# At rate 1 the figure shows DDi ahead of normalised PGD. Steps of length 1 make the training chaotic, and one seed is too few. A trial with six, `arm("DDi", seed, 1.0, steps=n)` against normalised PGD, gave a mean difference of $-0.06 \pm 0.09$ nats (standard error) for `n = 40`, and of $+0.25 \pm 0.08$, DDi behind, for `n = 60`. We assert nothing there.
+# At rate 1 the figure shows DDi ahead of normalised PGD. Steps of length 1 make the training chaotic, and one seed is too few. A trial with seeds 0 to 11, `arm("DDi", seed, 1.0, steps=n)` against normalised PGD, gave a mean difference of $-0.08 \pm 0.06$ nats (standard error) for `n = 40`, and of $+0.04 \pm 0.09$ for `n = 60`; its first six seeds alone gave $+0.25 \pm 0.08$ for `n = 60`, which shows how far six seeds can be trusted. We assert nothing there.
 #
 # (check-12-5)=
-# **Check 12.5** *(a schedule does it.)* Raw PGD with the rates $0.1/\lVert w_k\rVert$ taken from the *other* seed's normalised run: other weights, other batches, nothing is normalised now. It recovers more than half of what normalisation gains at rate 0.1. The largest norm in a run is more than 1.8 times the smallest.
+# **Check 12.5** *(a schedule does it.)* Raw PGD with the rates $0.1/\lVert w_k\rVert$ taken from the *other* seed's normalised run: other weights, other batches, nothing is normalised now. It recovers more than half of what normalisation gains at rate 0.1. The largest norm in a run is more than 1.4 times the smallest.
 
 # %%
 for seed in SEEDS:
@@ -352,7 +358,7 @@ for seed in SEEDS:
     scheduled = fit(ARMS["PGD"], seed=seed, schedule=rates).loss
     raw, unit = arm("PGD", seed).loss, arm("PGD normalised", seed).loss
     assert raw - scheduled > 0.5 * (raw - unit)
-    assert max(rates) > 1.8 * min(rates)
+    assert max(rates) > 1.4 * min(rates)
 
 # %% [markdown]
 # ## Where gradients are long
@@ -360,7 +366,7 @@ for seed in SEEDS:
 # A gradient shorter than 1 is no law. The paper's network, ResNet-18 with GroupNorm, behaves the other way round at its start. We can see so much with one batch of the digits.
 #
 # (check-12-6)=
-# **Check 12.6** *(ResNet-18 overshoots at learning rate 0.1.)* First batch, 32 digits, FAST, PyTorch's first weights, CELU. With GroupNorm the gradient is longer than 10: the raw step is longer than 1, and leaves the robust loss of its own batch more than twice as high as it was, and more than twice as high as the normalised step does, which moves it by less than 1 nat. Without normalisation layers the gradient is shorter than 1.
+# **Check 12.6** *(ResNet-18 overshoots at learning rate 0.1.)* First batch, 32 digits, FAST, PyTorch's first weights, CELU. With GroupNorm the gradient is longer than 10: the raw step is longer than 1, and leaves the robust loss of its own batch more than twice as high as it was, and more than twice as high as the normalised step does, which moves it by less than a third as much. Without normalisation layers the gradient is shorter than 1.
 
 # %% tags=["hide-input"]
 images, labels = X[:32].float(), Y[:32]
@@ -389,7 +395,7 @@ before, w = step.loss, step.gradient
 raw_after, unit_after = after(w, net), after(w / w.norm(), net)
 assert w.norm() > 10
 assert raw_after > 2 * max(before, unit_after)
-assert abs(unit_after - before) < 1
+assert abs(unit_after - before) < (raw_after - before) / 3
 assert first_step("none")[0].gradient.norm() < 1
 
 # %% [markdown]
@@ -449,7 +455,7 @@ plt.show()
 #
 # (check-12-8)=
 # **Check 12.8** *(three facts about BatchNorm, on the network of the BatchNorm arm, before and after its 40 steps.)* (i) In one joint pass, replacing the *second* perturbation by 0 changes the gradient of the first by more than 5 %; passed separately, by nothing at all. (ii) A call of the rule moves the running statistics exactly once.
-# (iii) In terms of the training-mode loss, the attack in evaluation mode reaches less than 85 % of the gain of the same attack in training mode on the untrained network, whose running statistics have seen nothing, and less than 95 % after the 40 steps.
+# (iii) In terms of the training-mode loss, the attack in evaluation mode reaches less than 90 % of the gain of the same attack in training mode on the untrained network, whose running statistics have seen nothing, and less than 95 % after the 40 steps.
 
 # %% tags=["hide-input"]
 def bn_net(trained):
@@ -493,7 +499,7 @@ def gain(net, train_mode):
 
 
 share = {trained: gain(bn_net(trained), False) / gain(bn_net(trained), True) for trained in (False, True)}
-assert 0 < share[False] < 0.85 and share[True] < 0.95
+assert 0 < share[False] < 0.9 and share[True] < 0.95
 
 # %% [markdown]
 # ### ReLU: where Danskin's hypothesis fails
@@ -593,7 +599,7 @@ plt.show()
 
 # %% tags=["hide-input"]
 # NBVAL_IGNORE_OUTPUT
-RESULTS = Path(ddi.__file__).parents[1] / "results"
+RESULTS = repository() / "results"
 
 
 def complete(experiment):
@@ -623,14 +629,14 @@ for other in ("figure4-right", "figure5a", "figure5b"):
 
 # %% tags=["hide-input"]
 # NBVAL_IGNORE_OUTPUT
-def by_seed(name, column="robust", which="last"):
+def by_seed(name, column="robust", which="last", runs=runs):
     """A column of an arm's runs, by seed."""
     return {r.config["setting"]["seed"]: r.row(which)[column] for r in runs.get(name, [])}
 
 
-def paired(name, other="pgd-normalised", column="robust"):
+def paired(name, other="pgd-normalised", column="robust", runs=runs):
     """Differences of the last values of two arms, seed by seed."""
-    a, b = by_seed(name, column), by_seed(other, column)
+    a, b = by_seed(name, column, runs=runs), by_seed(other, column, runs=runs)
     return np.array([a[s] - b[s] for s in sorted(a.keys() & b.keys())])
 
 
@@ -655,15 +661,16 @@ for name in sorted(runs, key=lambda a: -np.mean(list(by_seed(a).values()))):
 # %%
 UNIT = ("pgd-normalised", "ddi", "product", "comb", "mean-normalised")
 RAW = ("pgd", "ddi-raw", "product-raw", "mean")
-if chosen == "small-cifar10":
-    for name in (a for a in UNIT if a in runs):
-        assert paired(name, "pgd", "train_loss").mean() < -0.02
-        assert abs(paired(name, "pgd-normalised", "train_loss").mean()) < 0.01
-    for name in (a for a in RAW if a in runs):
-        assert abs(paired(name, "pgd", "train_loss").mean()) < 0.01
-    assert all(record.metrics["norm"].max() < 0.5 for record in runs["pgd"])
-    for record in runs["ddi"]:
-        assert record.metrics["cosine_mean"].min() > 0.99 and record.metrics["negative_pairs"].sum() == 0
+small_runs = plots.by_arm(complete("small-cifar10"))
+assert {*UNIT, *RAW} <= small_runs.keys(), "records of small-cifar10 are missing"
+for name in UNIT:
+    assert paired(name, "pgd", "train_loss", small_runs).mean() < -0.02
+    assert abs(paired(name, "pgd-normalised", "train_loss", small_runs).mean()) < 0.01
+for name in RAW:
+    assert abs(paired(name, "pgd", "train_loss", small_runs).mean()) < 0.01
+assert all(record.metrics["norm"].max() < 0.5 for record in small_runs["pgd"])
+for record in small_runs["ddi"]:
+    assert record.metrics["cosine_mean"].min() > 0.99 and record.metrics["negative_pairs"].sum() == 0
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-12-records", "caption": "The recorded arms fall into the same two groups. Top: robust validation accuracy on the last row of each record, one marker a seed; filled: normalised rules. Bottom: norm of the gradient along training (pale) and length of the step, learning rate times norm (full), PGD raw and normalised. The experiment, its data and its size are printed above."}, "image": {"alt": "Top: a row for each recorded arm; filled markers of normalised rules lie together at higher robust accuracy than open markers of raw rules. Bottom: along training the gradient norms, and the step lengths, constant for normalised PGD but for the drops of the learning rate, several times shorter for raw PGD."}}
 def is_unit(record):
@@ -770,8 +777,7 @@ plt.show()
 MEASURES = (last, *(lambda n, lr, d=d: on_test(n, lr, d) for d in ("cifar10_lossless", "cifar10_jpeg")))
 for measure in MEASURES:
     seen = {(name, lr): measure(name, lr) for name in FIVE for lr in (0.1, 0.3)}
-    if any(len(values) < 3 for values in seen.values()):
-        continue  # records that are still to come
+    assert all(len(values) == 3 for values in seen.values()), "records of small-cifar10 or small-cifar10-lr are missing"
     at = {key: np.array([values[s] for s in range(3)]) for key, values in seen.items()}
     assert (at["pgd", 0.3] - at["pgd", 0.1] > 0.03).all()
     for name in ("pgd-normalised", "ddi"):
@@ -781,10 +787,10 @@ for measure in MEASURES:
         assert (abs(at[name, 0.3] - at[twin, 0.3]) < 0.01).all()
 
 # %%
-if all(at_rate(name, lr) for name in FIVE for lr in RATES):
-    assert set(own.values()) == {0.3}
-    assert not last("pgd", 1.0) and last("bundle", 1.0)[0] < 0.12
-    assert all(last(name, 1.0)[0] > 0.18 for name in ("pgd-normalised", "ddi", "product"))
+assert all(at_rate(name, lr) for name in FIVE for lr in RATES), "records of small-cifar10-lr are missing"
+assert set(own.values()) == {0.3}
+assert not last("pgd", 1.0) and last("bundle", 1.0)[0] < 0.12
+assert all(last(name, 1.0)[0] > 0.18 for name in ("pgd-normalised", "ddi", "product"))
 
 # %% [markdown]
 # So on this grid the paper's rate is three times too low for every arm, and costs raw PGD most ({numref}`fig-12-lr`). With a better one it reaches what DDi has at 0.1, but the normalised rules gain too: on the validation images their lead goes from 5 points to between 2 and 3, on the test images from about 7 to about 4. None of that lead is Danskin's, for normalised PGD has all of it with one restart. A grid with steps of a factor three is coarse:

@@ -62,7 +62,7 @@ class _Replace(ast.NodeTransformer):
 
 PLANTED = [
     Fault(
-        "project_simplex: ascending sort",
+        "project_simplex: sorted upwards",
         "simplices",
         "_project",
         "v.sort(-1, descending=True)",

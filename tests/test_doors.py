@@ -162,10 +162,10 @@ def kept_and_used(attack: Any) -> Any:
 # ------------------------------------------------------------------------------- the table of callables
 # fmt: off
 
-TRAIN = lambda: {"model": net(), "data": tiny(), "rule": ddi.Rule("ddi", 2), "attack": PGD, "setting": SETTING,  # noqa: E731
+TRAIN = lambda: {"model": net(), "data": tiny(), "rule": ddi.Rule("ddi", m=2), "attack": PGD, "setting": SETTING,  # noqa: E731
                  "folder": folder(), "evaluation": PGD, "about": {"a": 1}, "checkpoint_every": 1}
 RUN = lambda: {"experiment": "a", "arm": "b", "data": "digits", "model": {"name": "MLP"}, "setting": SETTING,  # noqa: E731
-               "rule": ddi.Rule("ddi", 2), "attack": PGD, "evaluation": PGD}
+               "rule": ddi.Rule("ddi", m=2), "attack": PGD, "evaluation": PGD}
 CORE = {
     "PGD": Entry(lambda: dict(ATTACKED), use=kept_and_used),
     "PGA": Entry(lambda: dict(ATTACKED), use=kept_and_used),
@@ -226,12 +226,12 @@ SOLVE = {
     "Rule chunks": Entry(lambda: {"name": "product", "m": 2, "method": "chunks", "chunks": 2}, {"t": NEVER}, use=kept_and_followed),
     "descent_rule": Entry(lambda: {"name": "ddi"}, use=fields),
     "assign_gradient": Entry(lambda: {"model": net(), "flat": torch.ones(sum(p.numel() for p in net().parameters()))}, {"model": MODULE[:8], "flat": FINITE}),
-    **{f"Rule.__call__ {name}": Entry(lambda: attacked(4) | {"attack": PGD, "generator": drawn()}, call=ddi.Rule(name, 2, **more))
+    **{f"Rule.__call__ {name}": Entry(lambda: attacked(4) | {"attack": PGD, "generator": drawn()}, call=ddi.Rule(name, m=2, **more))
        for name, more in {"single": {}, "ddi": {}, "max": {}, "product": {}, "bundle": {"t": 0.1}}.items()},
 }
 TRAINING = {
     "Setting": Entry(lambda: fields(SETTING) | {"m_end": 3, "epoch_steps": 2}, {"batch_size": COUNT}, use=fields),
-    "Phase": Entry(lambda: {"start": 0.5, "rule": ddi.Rule("ddi", 2), "attack": PGD}, {"start": number(0, 1), "attack": KEPT}, use=fields),
+    "Phase": Entry(lambda: {"start": 0.5, "rule": ddi.Rule("ddi", m=2), "attack": PGD}, {"start": number(0, 1), "attack": KEPT}, use=fields),
     "train": Entry(TRAIN),
     "Run": Entry(RUN, {"experiment": NAME, "data": TEXT, "model": MAPPING, "attack": KEPT, "evaluation": KEPT}, use=fields),
     "RunWriter": Entry(lambda: {"folder": folder(), "config": {"a": 1}, "source": {"device": "cpu"}}, use=lambda w: w.__exit__(None, None, None)),

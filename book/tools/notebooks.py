@@ -37,9 +37,8 @@ def chapters(wanted: list[str]) -> list[Path]:
         return found
     for name in wanted:
         if not any(path.stem in (name, Path(name).stem) or path.stem[:2] == name for path in found):
-            sys.exit(
-                f"notebooks.py: there is no chapter {name!r}; I see {', '.join(p.stem for p in found) or 'none'}"
-            )
+            there = ", ".join(p.stem for p in found) or "none"
+            sys.exit(f"notebooks.py: there is no chapter {name!r}; I see {there}")
     return [
         p
         for p in found
@@ -48,7 +47,7 @@ def chapters(wanted: list[str]) -> list[Path]:
 
 
 def set_repository(source: Path) -> None:
-    """Copy repository.url of _config.yml into the chapter's Colab cell, if it is not there already."""
+    """Copy repository.url of _config.yml into the chapter's Colab cell, if it is not there yet."""
     url = (
         yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8")).get("repository") or {}
     ).get("url") or ""

@@ -352,14 +352,17 @@ USUAL: dict[str, Kind] = {
     "x_train": floats(other_shapes=False, box=True), "y_train": LABELS, "x_test": floats(other_shapes=False, box=True), "y_test": LABELS,
     "delta": floats(dtypes=False), "atol": RADIUS, "gradient": FREE, "which": WORD, "zero": integer(0, 9), "one": integer(0, 9),
     "count": COUNT, "epoch": integer(0), "phases": (), "part": (), "arms": (), "overrides": (), "kernels": made(),
-    "precision": WORD, "channels_last": FLAG, "compile": WORD, "rows": (), "seconds": RADIUS, "arm": NAME,
+    "precision": WORD, "channels_last": FLAG, "compile": WORD, "autocast": FLAG, "thing": tuple(bad for bad in ATTACK if not bad.label.startswith("returns")), "seeds": (), "rows": (), "seconds": RADIUS, "arm": NAME,
 }
 
 
 PER_GROUP = without(number(0), "two of them")  # which is one a group
 PLAIN = without(IMAGES, "above the box", "below the box", "0 to 255")  # where no box is known
-FORWARD = (*without(MODULE, "without gradient", "a plain function"), Bad("a plain function", lambda good: lambda images: good(images), itself))
+NEAR = without(IMAGES, "above the box", "below the box")  # the set is not empty for them
+SHAPED = without(LABELS, "negative", "too large")  # to look at every label costs a GPU a wait
+FORWARD = (*without(MODULE, "without gradient", "returns the infinite", "a plain function"), Bad("a plain function", lambda good: lambda images: good(images), itself))
 CALLED = (*without(MODULE, "a plain function"), Bad("a plain function", lambda good: lambda images: good(images), itself))
+JUDGED = without(CALLED, "returns the infinite")  # which is a wrong answer
 ANYWHERE = without(floats(dtypes=False), "NaN inside", "infinite inside", "minus infinite inside")  # outside is an answer
 FINITE = without(floats(), "NaN inside", "infinite inside", "minus infinite inside")  # looked at before
 KEPT = tuple(bad for bad in ATTACK if not bad.label.startswith("returns"))  # an attack that is not called yet

@@ -52,6 +52,7 @@ ALSO = {
     "y_test": ("x_test",),
     "flat": ("gradient",),
     "path": ("experiment",),
+    "thing": ("attack",),
     "folder": ("record",),
     "name": ("data",),
     "root": ("data",),

@@ -6,6 +6,7 @@ import functools
 import inspect
 import os
 import tempfile
+import types
 from typing import Any
 
 import numpy as np
@@ -20,18 +21,22 @@ from bad_values import (
     FINITE,
     FORWARD,
     GROUPS,
+    JUDGED,
     KEPT,
     LOGITS,
     MAPPING,
     MODULE,
     NAME,
+    NEAR,
     NEVER,
     PATH,
     PER_GROUP,
     PLAIN,
     RADIUS,
+    SHAPED,
     TEXT,
     USUAL,
+    WORD,
     floats,
     integer,
     made,
@@ -111,11 +116,11 @@ def folder() -> str:
 
 
 @functools.cache
-def packed() -> str:
+def packed(*shape: int) -> str:
+    """An .npz of ten classes with images of that shape, (H, W) or (H, W, C)."""
     path = folder() + "/tiny.npz"
-    images = {f"x_{s}": np.full((n, 4, 4), 7, np.uint8) for s, n in (("train", 6), ("test", 4))}
-    labels = {f"y_{s}": np.arange(n) for s, n in (("train", 6), ("test", 4))}
-    np.savez(path, **images, **labels)
+    images = {f"x_{split}": np.full((10, *shape), 7, np.uint8) for split in ("train", "test")}
+    np.savez(path, **images, **{f"y_{split}": np.arange(10) for split in ("train", "test")})
     return path
 
 
@@ -126,6 +131,8 @@ def without_suite(**arguments: Any) -> Any:
     class Suite:
         def __init__(self, model: Any, **options: Any) -> None:
             self.seed = options["seed"]
+            self.fab = self.apgd_targeted = types.SimpleNamespace()
+            self.attacks_to_run: list[str] = []
 
         def run_standard_evaluation(self, x: Any, y: Any, **options: Any) -> tuple[Any]:
             return (x + 0.01 * self.seed,)
@@ -160,6 +167,7 @@ def kept_and_used(attack: Any) -> Any:
 
 
 # ------------------------------------------------------------------------------- the table of callables
+FOREIGN = {"chunks": NEVER, "t": NEVER, "max_iter": NEVER}  # options of other rules
 # fmt: off
 
 TRAIN = lambda: {"model": net(), "data": tiny(), "rule": ddi.Rule("ddi", m=2), "attack": PGD, "setting": SETTING,  # noqa: E731
@@ -175,34 +183,37 @@ CORE = {
     "PGD.restarts": Entry(lambda: attacked() | {"m": 2, "chunk": 3, "generator": drawn()}, {"model": CALLED}, call=PGD.restarts),
     "LInf": Entry(lambda: {"eps": 0.1, "box": (0.0, 1.0)}, use=fields),
     "L2": Entry(lambda: {"eps": 0.1, "box": (0.0, 1.0)}, use=fields),
+    "Threat": Entry(lambda: {"eps": 0.1, "box": (0.0, 1.0)}, use=fields),
+    "Attack": Entry(dict),
+    "as_attack": Entry(lambda: {"thing": PGD}),
     "LInf.check": Entry(lambda: {"x": batch()["x"]}, call=ddi.LInf(0.1).check),
-    "LInf.project": Entry(lambda: {"x": batch()["x"], "delta": batch()["x"] - 0.5}, call=ddi.LInf(0.1).project),
-    "L2.project": Entry(lambda: {"x": batch()["x"], "delta": batch()["x"] - 0.5}, call=ddi.L2(0.1).project),
-    "L2.contains": Entry(lambda: {"x": batch()["x"], "delta": batch()["x"] - 0.5, "atol": 1e-6}, {"delta": ANYWHERE}, call=ddi.L2(0.1).contains),
-    "LInf.sample": Entry(lambda: {"x": batch()["x"]}, call=lambda **a: ddi.LInf(0.1).sample(**({"generator": drawn()} | a))),
-    "L2.sample": Entry(lambda: {"x": batch()["x"]}, call=lambda **a: ddi.L2(0.1).sample(**({"generator": drawn()} | a))),
+    "LInf.project": Entry(lambda: {"x": batch()["x"], "delta": batch()["x"] - 0.5}, kinds={"x": NEAR}, call=ddi.LInf(0.1).project),
+    "L2.project": Entry(lambda: {"x": batch()["x"], "delta": batch()["x"] - 0.5}, kinds={"x": NEAR}, call=ddi.L2(0.1).project),
+    "L2.contains": Entry(lambda: {"x": batch()["x"], "delta": batch()["x"] - 0.5, "atol": 1e-6}, {"delta": ANYWHERE, "x": PLAIN}, call=ddi.L2(0.1).contains),
+    "LInf.sample": Entry(lambda: {"x": batch()["x"]}, {"x": NEAR}, call=lambda **a: ddi.LInf(0.1).sample(**({"generator": drawn()} | a))),
+    "L2.sample": Entry(lambda: {"x": batch()["x"]}, {"x": NEAR}, call=lambda **a: ddi.L2(0.1).sample(**({"generator": drawn()} | a))),
     "threat_model": Entry(lambda: {"norm": "L2", "eps": 0.1}, use=fields),
     "inverse_time": Entry(lambda: {"start": 2}, use=lambda schedule: [schedule(k) for k in range(1, 6)]),
-    "cross_entropy": Entry(lambda: {"logits": net()(batch()["x"]).detach(), "labels": batch()["y"]}, {"logits": LOGITS}),
-    "margin_loss": Entry(lambda: {"logits": net()(batch()["x"]).detach(), "labels": batch()["y"]}, {"logits": LOGITS}),
+    "cross_entropy": Entry(lambda: {"logits": net()(batch()["x"]).detach(), "labels": batch()["y"]}, {"logits": LOGITS, "labels": SHAPED}),
+    "margin_loss": Entry(lambda: {"logits": net()(batch()["x"]).detach(), "labels": batch()["y"]}, {"logits": LOGITS, "labels": SHAPED}),
     "frozen": Entry(lambda: {"model": net()}, {"model": MODULE[:7]}, call=lambda model: ddi.frozen(model).__enter__()),
     "clean_accuracy": Entry(lambda: attacked() | {"batch_size": 2}, {"model": FORWARD, "x": PLAIN}),
-    "robust_accuracy": Entry(lambda: attacked() | {"attack": PGD, "batch_size": 2, "generator": drawn()}, {"model": CALLED}),
-    "autoattack_accuracy": Entry(lambda: attacked() | {"eps": 0.1}, call=without_suite),
-    "masking_signs": Entry(lambda: attacked() | {"attack": PGD, "generator": drawn()}, {"model": CALLED}),
+    "robust_accuracy": Entry(lambda: attacked() | {"attack": PGD, "batch_size": 2, "generator": drawn()}, {"model": JUDGED}),
+    "autoattack_accuracy": Entry(lambda: attacked() | {"eps": 0.1}, {"model": FORWARD}, call=without_suite),
+    "masking_signs": Entry(lambda: attacked() | {"attack": PGD, "generator": drawn()}, {"model": JUDGED}),
     "Accuracy": Entry(lambda: {"value": 0.5, "n": 10}, use=fields),
     "MLP": Entry(lambda: {"in_features": 16, "hidden": (8, 8)}),
     "SmallNet": Entry(lambda: {"in_channels": 1}),
     "ResNet18": Entry(lambda: {"in_channels": 1}, call=lambda **a: on_meta(ddi.ResNet18, a)),
     "Normalize": Entry(lambda: {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}),
-    "Dataset": Entry(lambda: fields(tiny()), {"name": NAME}, use=fields),
+    "Dataset": Entry(lambda: fields(tiny()), {"name": TEXT}, use=fields),
     "Dataset.pair": Entry(lambda: {"zero": 0, "one": 1}, call=lambda **a: tiny().pair(**a)),
     "Dataset.hold_out": Entry(lambda: {"count": 3}, {"count": integer(1, 11)}, call=lambda **a: tiny().hold_out(**a)),
     "Dataset.to": Entry(lambda: {"device": "cpu", "dtype": torch.float64}, {"device": optional(DEVICE), "dtype": optional(DTYPE)}, call=lambda **a: tiny().to(**a)),
     "digits": Entry(dict),
-    "mnist": Entry(lambda: {"root": packed()}),
-    "cifar10": Entry(lambda: {"root": packed()}),
-    "load_data": Entry(lambda: {"name": packed()}),
+    "mnist": Entry(lambda: {"root": packed(28, 28)}),
+    "cifar10": Entry(lambda: {"root": packed(32, 32, 3)}),
+    "load_data": Entry(lambda: {"name": packed(4, 4)}),
     "crop_and_flip": Entry(lambda: {"x": batch()["x"], "padding": 1, "generator": drawn()}, {"x": floats(other_shapes=False, dtypes=False)}),
 }
 SOLVE = {
@@ -221,10 +232,11 @@ SOLVE = {
     "chunk_gradients": Entry(lambda: deltas() | {"chunks": 2}, {"x": PLAIN, "chunks": integer(1, 4)}),
     "product_point": Entry(lambda: deltas() | {"method": "chunks", "chunks": 2}, {"x": PLAIN, "chunks": integer(1, 4)}),
     "product_point matrix-free": Entry(lambda: deltas() | {"method": "matrix-free", "max_iter": 5, "tol": 1e-3}, {"x": PLAIN, "chunks": NEVER}),
-    "Rule": Entry(lambda: {"name": "ddi", "m": 2}, {"chunks": NEVER, "t": NEVER}, use=kept_and_followed),
-    "Rule bundle": Entry(lambda: {"name": "bundle", "m": 2, "t": 0.1}, {"chunks": NEVER}, use=kept_and_followed),
-    "Rule chunks": Entry(lambda: {"name": "product", "m": 2, "method": "chunks", "chunks": 2}, {"t": NEVER}, use=kept_and_followed),
-    "descent_rule": Entry(lambda: {"name": "ddi"}, use=fields),
+    "Rule": Entry(lambda: {"name": "ddi", "m": 2}, FOREIGN | {"method": NEVER}, use=kept_and_followed),
+    "Rule bundle": Entry(lambda: {"name": "bundle", "m": 2, "t": 0.1}, FOREIGN | {"t": number(0, strict=True), "method": NEVER}, use=kept_and_followed),
+    "Rule chunks": Entry(lambda: {"name": "product", "m": 2, "method": "chunks", "chunks": 2}, FOREIGN | {"chunks": optional(COUNT), "method": optional(WORD)}, use=kept_and_followed),
+    "Rule matrix-free": Entry(lambda: {"name": "product", "m": 2, "method": "matrix-free", "max_iter": 2}, FOREIGN | {"max_iter": optional(COUNT), "method": WORD, "weight_decay": NEVER}, use=kept_and_followed),
+    "descent_rule": Entry(lambda: {"name": "ddi"}, FOREIGN | {"method": NEVER}, use=fields),
     "assign_gradient": Entry(lambda: {"model": net(), "flat": torch.ones(sum(p.numel() for p in net().parameters()))}, {"model": MODULE[:8], "flat": FINITE}),
     **{f"Rule.__call__ {name}": Entry(lambda: attacked(4) | {"attack": PGD, "generator": drawn()}, call=ddi.Rule(name, m=2, **more))
        for name, more in {"single": {}, "ddi": {}, "max": {}, "product": {}, "bundle": {"t": 0.1}}.items()},
@@ -235,7 +247,7 @@ TRAINING = {
     "train": Entry(TRAIN),
     "Run": Entry(RUN, {"experiment": NAME, "data": TEXT, "model": MAPPING, "attack": KEPT, "evaluation": KEPT}, use=fields),
     "RunWriter": Entry(lambda: {"folder": folder(), "config": {"a": 1}, "source": {"device": "cpu"}}, use=lambda w: w.__exit__(None, None, None)),
-    "read_experiment": Entry(lambda: {"path": "experiments/digits.toml"}, use=len),
+    "read_experiment": Entry(lambda: {"path": "experiments/digits.toml", "epochs": 1}, {"epochs": optional(COUNT)}, use=len),
     "read_record": Entry(lambda: {"folder": record()}),
     "read_records": Entry(lambda: {"experiment": os.path.dirname(record())}, {"experiment": without(PATH, "with NUL", "under a file")}),
     "provenance": Entry(lambda: {"dataset": tiny()}, {"dataset": optional(made())}),

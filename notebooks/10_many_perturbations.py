@@ -232,7 +232,11 @@ plt.show()
 #
 # ### The box helps, pixel by pixel
 #
-# Images also keep to the box $[0, 1]$. Let $[\mathrm{lo}, \mathrm{hi}]$ be the perturbations that a pixel allows, seen so that the attack walks towards $\mathrm{hi}$. The random start is drawn from $[-\epsilon, \epsilon]$ and clipped, so it may start
+# Images also keep to the box $[0, 1]$. It shortens the way of some pixels, and so makes restarts more alike. The formula is needed only for the control of {ref}`check 10.3 <check-10-3>`.
+#
+# :::::{dropdown} The distance with a box
+#
+# Let $[\mathrm{lo}, \mathrm{hi}]$ be the perturbations that a pixel allows, seen so that the attack walks towards $\mathrm{hi}$. The random start is drawn from $[-\epsilon, \epsilon]$ and clipped, so it may start
 # exactly at $\mathrm{lo}$. With $A = \max(0, \mathrm{hi} - \mathrm{lo} - T\alpha)$, the largest possible shortfall,
 #
 # ```{math}
@@ -245,7 +249,9 @@ plt.show()
 # ```
 #
 # and the mean squared distance is $2 \sum_j (\mathbb{E} s_j^2 - (\mathbb{E} s_j)^2)$. The first summand is the atom at $\mathrm{lo}$, the second the uniform part. Without a box $\mathrm{lo} = -\epsilon$, and {eq}`eq-10-box` becomes {prf:ref}`thm-10-linear`.
-# A pixel that is nearer than $\frac34 \epsilon$ to black or white has $A = 0$ with PGD-7: it always arrives and adds no distance.
+# :::::
+#
+# With PGD-7 a pixel that is nearer than $\frac34 \epsilon$ to black or white always arrives ($A = 0$), and adds no distance.
 #
 # From here on we use the digits with $\epsilon = 0.2$ and again $\alpha = \epsilon/4$, so that PGD-7 has the same inability to cross. The linear control on the digits tells even from odd: two classes, hence one maximiser.
 
@@ -314,13 +320,13 @@ nets = {"clean": train(data.y_train, 10, (64,)), "robust": train(data.y_train, 1
 
 # %% [markdown]
 # (check-10-4)=
-# **Check 10.4** *(the two networks are what their names say).* On 397 test images both classify more than 85 % of the clean digits. Under PGD with 40 steps of $\epsilon/10$ the clean network keeps less than 15 %, the robust one more than 25 %.
+# **Check 10.4** *(the two networks are what their names say).* On 397 test images both classify more than 80 % of the clean digits. Under PGD with 40 steps of $\epsilon/10$ the clean network keeps less than 15 %, the robust one more than 25 %.
 
 # %%
 strong = ddi.PGD(eps=ε, alpha=ε / 10, steps=40)
 for name, low, high in (("clean", 0.0, 0.15), ("robust", 0.25, 1.0)):
     tested = (nets[name], data.x_test, data.y_test)
-    assert ddi.clean_accuracy(*tested).value > 0.85
+    assert ddi.clean_accuracy(*tested).value > 0.8
     assert low <= ddi.robust_accuracy(*tested, strong).value <= high
 
 
@@ -434,9 +440,9 @@ def first_order_gap(model, x, y, δ):
 def polish(model, x, y, δ, steps=100):
     """Projected gradient ascent; a step is kept if the loss does not fall."""
     size = torch.full((*δ.shape[:2], 1, 1, 1), 0.05)
-    losses, slope = value_and_slope(model, x, y, δ)
+    (losses, slope), project = value_and_slope(model, x, y, δ), S.projection(x)
     for _ in range(steps):
-        trial = S.project(δ + size * slope, x)
+        trial = project(δ + size * slope)
         higher, its_slope = value_and_slope(model, x, y, trial)
         good = higher >= losses
         losses, mask = torch.where(good, higher, losses), good.view_as(size)
@@ -459,7 +465,7 @@ last = {name: spread(net, x, y, to_the_end, finish=polish) for name, net in nets
 #
 # (check-10-6)=
 # **Check 10.6** *(the attack has converged, and part of the distances is gone).* All first-order gaps are below $10^{-4}$ nats. PGD-7 left next to no pair closer than $10^{-3}$; now more than half of the pairs coincide to that accuracy on the clean network, more than a quarter on the robust one.
-# A second road, 60 steps of constant length from twenty fresh starts and the same finish, finds the same best loss (to $10^{-6}$) in at least 70 % of the samples. In the others *best* means only the best found.
+# A second road, 60 steps of constant length from twenty fresh starts and the same finish, finds the same best loss (to $10^{-6}$) in more than half of the samples. In the others *best* means only the best found.
 
 # %%
 second = {name: spread(net, x, y, replace(pgd7, steps=60), 20, seed=2, finish=polish) for name, net in nets.items()}
@@ -469,7 +475,7 @@ for name, least in (("clean", 0.5), ("robust", 0.25)):
     before = (first[name].distance[:, i, j] < 1e-3).double().mean()
     assert together > least and before < 0.05
     difference = (last[name].loss.amax(0) - second[name].loss.amax(0)).abs()
-    assert (difference < 1e-6).double().mean() > 0.7
+    assert (difference < 1e-6).double().mean() > 0.5
 
 # %% [markdown]
 # (check-10-7)=
@@ -563,7 +569,13 @@ plt.show()
 # ### The batch, and two yardsticks
 #
 # One update uses the mean over the batch, which smooths further. Is what remains large? The first yardstick is the noise of SGD: how much gradients of *different batches* differ. The second is slope. Take every restart within 0.01 nats of its sample's best for a maximiser, as
-# {ref}`chapter 7 <chapter-07>` does: then the slope of a direction is a mean of maxima, and product DDi is the best that anyone can do.
+# {ref}`chapter 7 <chapter-07>` does. Then the slope along a unit vector $\gamma$ is
+#
+# $$
+# \frac1k \sum_{i=1}^k \; \max_{j \,:\, \Delta_{ij} \le 0.01} \langle g_{ij}, \gamma \rangle ,
+# $$
+#
+# and product DDi is the $\gamma$ for which it is least.
 #
 # (check-10-9)=
 # **Check 10.9** *(for the batch the choice of restart is a small matter).* On the robust network, with PGD-7 and converged: relative to their norm, gradients of the batch at two restarts differ by less than a third of what gradients of two batches of 64 differ by. Each of the ten batch gradients alone descends on the full product of the near ties.
@@ -670,15 +682,15 @@ plt.show()
 
 # %% [markdown]
 # - **The evidence does not support the claim.** Distances away from zero and losses close together appear on a model with one maximiser, too ({ref}`check 10.1 <check-10-1>`, {ref}`check 10.5 <check-10-5>`).
-# - **The claim itself survives, corrected.** On the robust network a converged attack finds several stationary perturbations for most samples, and for many of them within 0.01 nats of the best ({ref}`check 10.7 <check-10-7>`). They are *nearly* optimal: equal to some digits, not equal. On the clean network most distinct ones are not
+# - **The claim itself survives on these digits, corrected.** On the robust network a converged attack finds several stationary perturbations for most samples, and for many of them within 0.01 nats of the best ({ref}`check 10.7 <check-10-7>`). They are *nearly* optimal: equal to some digits, not equal. On the clean network most distinct ones are not
 #   equally good.
 # - **What should follow from it does not.** Near ties have similar gradients, and no two of a sample's gradients oppose each other. On the robust network each restart alone gives a descent direction, and product DDi gains less than 5 % of slope ({ref}`check 10.8 <check-10-8>`, {ref}`check 10.9 <check-10-9>`).
-# - **Null set, finite steps, or inexact maximisers?** So {ref}`chapter 3 <chapter-03>` asked. Not the null set. Inexact maximisers explain most of the distances on the clean network and a part of them on the robust one ({ref}`check 10.6 <check-10-6>`). Finite steps are real: SGD's own step changes the worst perturbation in many samples ({ref}`check 10.10 <check-10-10>`). {ref}`Chapter 7 <chapter-07>` measures
+# - **Null set, finite steps, or inexact maximisers?** So {ref}`chapter 3 <chapter-03>` asked. No sample was caught on the null set: no two near ties oppose each other. Inexact maximisers explain most of the distances on the clean network and a part of them on the robust one ({ref}`check 10.6 <check-10-6>`). Finite steps are real: SGD's own step changes the worst perturbation in many samples ({ref}`check 10.10 <check-10-10>`). {ref}`Chapter 7 <chapter-07>` measures
 #   what that is worth: hardly anything early, a few per cent late.
 #
 # How far does this go? One architecture, 64 images, one training run of each kind. We chose network, $\epsilon$ and thresholds after trials: two hidden layers of 128, other seeds, 600 and 1 000 training steps, $\epsilon = 0.1$. The order of the findings was the same each time, their sizes were not.
 # The thresholds 0.01 nats and $30°$ are round numbers; {numref}`fig-10-angle` shows what others would give. The bounds in the checks were set after the results were seen. On other seeds a clean network kept a few near ties more than $60°$ apart. In one trial, a clean network with two hidden layers under PGD-7, one restart of one sample had inner products just below zero; it
-# lost 2.5 nats against the sample's best. {ref}`Chapter 11 <chapter-11>` asks the same of CIFAR-10.
+# lost 2.5 nats against the sample's best. About the paper's ResNet-18 these digits say one thing only: its picture is no evidence. How many optimal perturbations that network has is open. {ref}`Chapter 11 <chapter-11>` asks the same of CIFAR-10.
 #
 # ## Breaking it
 #

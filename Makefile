@@ -1,12 +1,14 @@
 # The book in two commands: `make book`, `make test`. `make` alone lists the rest.
 # Needed: GNU make and Python >= 3.11. Variables: PYTHON (python3), VENV (.venv), CHAPTERS, WORKERS, LOCKED,
-# OMP_NUM_THREADS, and for `make portable` QUICK, CASES, PYTHON_UNDER_TEST.
+# OMP_NUM_THREADS, and for `make portable` QUICK, CASES, PYTHON_UNDER_TEST, for `make mutants` N, SEED.
 
 PYTHON ?= python3
 VENV ?= .venv
 CHAPTERS ?=
 WORKERS ?= 2
 SCREENSHOTS ?=
+N ?= 150
+SEED ?= 0
 LOCKED ?=
 
 BIN := $(if $(filter /%,$(VENV)),$(VENV),$(CURDIR)/$(VENV))/bin
@@ -24,7 +26,7 @@ unexport MPLBACKEND PYTHONHOME
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help environment book preview notebooks test portable lint pages pdf lab dist clean FORCE
+.PHONY: help environment book preview notebooks test portable mutants lint pages pdf lab dist clean FORCE
 
 help: ## list the targets
 	@echo "Descent directions in adversarial training"
@@ -80,6 +82,12 @@ test: environment ## test the package and the book, and compare every chapter wi
 portable: environment ## chapters and tests under emulated processors, threads, seeds: CHAPTERS, QUICK=1, CASES="sse noise", PYTHON_UNDER_TEST
 	$(SAY) "Portable: do the checks hold on other processors, with other threads and seeds?"
 	'$(BIN)/python' book/tools/portable.py --workers $(WORKERS) $(if $(QUICK),--quick) $(if $(CHAPTERS),--chapters $(CHAPTERS)) $(if $(CASES),--cases $(CASES)) $(if $(PYTHON_UNDER_TEST),--python '$(PYTHON_UNDER_TEST)')
+
+mutants: environment ## break the package in N=150 random places (SEED=0) and by planted faults, and see the tests notice
+	$(SAY) "Mutants: N=$(N), SEED=$(SEED), WORKERS=$(WORKERS); an hour or two, and goes on where it was stopped"
+	@[ -d .mutation ] || '$(BIN)/python' -m pip install --disable-pip-version-check --quiet --no-deps --target .mutation cosmic-ray==8.7.0 parso==0.8.7 stevedore==5.10.0
+	PYTHONPATH='$(CURDIR)':'$(CURDIR)/.mutation' '$(BIN)/python' tests/mutants.py --n $(N) --seed $(SEED) --workers $(WORKERS)
+	'$(BIN)/python' tests/mutants.py --planted --workers $(WORKERS)
 
 lint: environment $(TOOLS) ## check the style of the code, its types, and the rules of the house
 	$(SAY) "Lint"

@@ -24,7 +24,7 @@ from ddi.danskin import (
     two_sided,
 )
 from ddi.data import Dataset, cifar10, crop_and_flip, digits, load_data, mnist
-from ddi.descent import RULES, Rule, Step, assign_gradient, descent_rule
+from ddi.descent import RULES, Rule, Step, descent_rule
 from ddi.evaluate import (
     Accuracy,
     autoattack_accuracy,
@@ -33,6 +33,7 @@ from ddi.evaluate import (
     robust_accuracy,
 )
 from ddi.experiment import Run, read_experiment
+from ddi.gradients import assign_gradient
 from ddi.models import MLP, Normalize, ResNet18, SmallNet
 from ddi.product import (
     ProductPoint,

@@ -86,8 +86,11 @@ def positive(name: str, value: Any) -> float:
 
 
 def integer(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
-    """An integer (no boolean, no ``3.0``), ``low <= value <= high`` where these are given."""
+    """An integer (no boolean, no ``3.0``), ``low <= value <= high`` where these are given, of 64
+    bits: what has more can neither be counted to nor be written into a record.
+    """
     right = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    right = right and -(2**63) <= value < 2**63
     if not right or (low is not None and value < low) or (high is not None and value > high):
         bounds = {
             (True, True): "",

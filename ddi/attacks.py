@@ -288,9 +288,8 @@ class _Ascent:
 
 def _better(values: Tensor, delta: Tensor, best: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     wins = values > best
-    return torch.where(wins, values, best), torch.where(
-        wins.view((-1,) + (1,) * (delta.ndim - 1)), delta, kept
-    )
+    kept = torch.where(wins.view((-1,) + (1,) * (delta.ndim - 1)), delta, kept)
+    return torch.where(wins, values, best), kept
 
 
 def _usable(tensor: Tensor) -> Tensor:

@@ -24,7 +24,6 @@ share of the samples, and gets the update of the whole batch: the gradients are 
 processes before the Gram matrix.
 """
 
-from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
@@ -46,9 +45,9 @@ from ddi.product import (
     frank_wolfe,
     product_rows,
 )
-from ddi.state import frozen, once, trainable
+from ddi.state import frozen, once
 
-__all__ = ["RULES", "Rule", "Step", "applicable", "assign_gradient", "descent_rule"]
+__all__ = ["RULES", "Rule", "Step", "descent_rule"]
 
 CHUNKS = 8  # of a batch, if not given: memory for 8 m gradients, whatever the batch
 
@@ -71,9 +70,6 @@ class Step:
     gradient: Tensor
     loss: float
     diagnostics: dict[str, Any] = field(default_factory=dict)
-
-
-# --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -330,35 +326,6 @@ class Rule:
 
 
 descent_rule = Rule  # the name of the contract: a rule, by its name and options
-
-
-def applicable(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a recorded rule that apply to it: earlier versions wrote all, also where they
-    had no effect.
-    """
-    per_sample = options["name"] == "product" or not options.get("joint", True)
-    method = options.get("method", "chunks") if per_sample else None
-    idle = {"max_iter"} if method != "matrix-free" else set()
-    idle |= {"method"} if not per_sample else set()
-    return {key: value for key, value in options.items() if key not in idle}
-
-
-def assign_gradient(model: nn.Module, flat: Tensor) -> None:
-    """Put a flat gradient into ``.grad`` of the trainable parameters, in their order; the others'
-    stay as they are.
-
-    Raises:
-        ValueError: if its length is not the number of trainable parameters, or it is not finite.
-    """
-    parameters = trainable(model).values()
-    sizes = [p.numel() for p in parameters]
-    _checks.float_tensor("flat", flat, shape=(sum(sizes),))
-    for parameter, part in zip(parameters, torch.split(flat.detach(), sizes), strict=True):
-        # in the parameter's order in memory, too
-        parameter.grad = torch.empty_like(parameter).copy_(part.view_as(parameter))
-
-
-# --------------------------------------------------------------------------------------------------
 
 
 def _columns(through: Passes, x: Tensor, y: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,10 +26,10 @@ from torch import nn
 from ddi import _checks as check
 from ddi.adversary import Attack
 from ddi.data import Dataset
-from ddi.descent import Rule, applicable
+from ddi.descent import Rule
 from ddi.kernels import Kernels
 from ddi.plan import Phase, Setting
-from ddi.tables import attack_of, default_attack, known, make, model_of
+from ddi.tables import applicable, attack_of, default_attack, known, make, model_of
 from ddi.trainer import train
 
 __all__ = ["Run", "read_experiment"]
@@ -140,24 +140,17 @@ def read_experiment(
     _check_top(path.name, file)
     changes = [change for change in changes if len(change[0]) > 1]
     base = {key: file[key] for key in TABLES if key in file}
-    if "arm" in file and "rule" in base:  # a record
-        base["rule"] = applicable(base["rule"])
+    if "arm" in file:  # a record
+        _drop_idle(base)
     found = file.get("arms") or {file.get("arm", "run"): {}}
     each_seed = _seeds(file, base)
-    grid = file.get("grid", {})
-    for key, values in grid.items():
-        if not isinstance(values, list) or not values:
-            raise ValueError(f"{path.name}: grid.{key} must be a list of values, got {values!r}")
-    points = math.prod(map(len, grid.values())) * len(found) * len(each_seed)
-    if points > MOST:
-        raise ValueError(f"{path.name}: arms, grid and seeds make {points} runs, at most {MOST}")
+    grid = _grid(path.name, file, len(found) * len(each_seed))
     variants = list(_variants(path.name, found, grid))
     chosen = list(arms) or list(found)
     known("--arms", chosen, [name for variant in variants for name in variant[:2]])
-    experiment, data = file.get("experiment", path.stem), file.get("data", "cifar10")
+    experiment, runs = file.get("experiment", path.stem), []
     for name in (experiment, *(variant[1] for variant in variants)):
         _folder_name(path.name, name)
-    runs = []
     for seed, (family, arm, tables, point) in itertools.product(each_seed, variants):
         if not {family, arm} & set(chosen):
             continue
@@ -166,7 +159,7 @@ def read_experiment(
         for keys, value in [*point, *changes]:
             _put(where, merged, keys, value)
         merged.setdefault("setting", {})["seed"] = seed
-        runs.append(_build(where, experiment, arm, data, merged))
+        runs.append(_build(where, experiment, arm, file.get("data", "cifar10"), merged))
     if len({run.name for run in runs}) < len(runs):
         raise ValueError(f"{path.name}: two points of the grid, or two arms, have one name")
     return runs
@@ -186,6 +179,13 @@ def read_file(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not in UTF-8, as TOML is: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not TOML: {error}") from error
+
+
+def _drop_idle(record: dict[str, Any]) -> None:
+    """Leave of the rules of a record what applies to them."""
+    for place in (record, *record.get("phases", [])):
+        if "rule" in place:
+            place["rule"] = applicable(place["rule"])
 
 
 def _check_top(where: str, file: dict[str, Any]) -> None:
@@ -216,6 +216,18 @@ def _seeds(file: dict[str, Any], base: dict[str, Any]) -> list[int]:
             f"got {check.shown(seeds)}"
         )
     return list(seeds)
+
+
+def _grid(where: str, file: dict[str, Any], runs: int) -> dict[str, list[Any]]:
+    """The grid, of which each point makes so many runs."""
+    grid: dict[str, list[Any]] = file.get("grid", {})
+    for key, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise ValueError(f"{where}: grid.{key} must be a list of values, got {values!r}")
+    points = math.prod(map(len, grid.values())) * runs
+    if points > MOST:
+        raise ValueError(f"{where}: arms, grid and seeds make {points} runs, at most {MOST}")
+    return grid
 
 
 def _variants(

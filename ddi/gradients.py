@@ -21,7 +21,7 @@ from ddi import _checks
 from ddi.losses import Loss
 from ddi.state import Precision, call, eager, trainable
 
-__all__ = ["Passes", "passes"]
+__all__ = ["Passes", "assign_gradient", "passes"]
 
 
 @contextmanager
@@ -169,6 +169,21 @@ class Passes:
 
     def _detached(self) -> dict[str, Tensor]:
         return {name: p.detach() for name, p in self.parameters.items()}
+
+
+def assign_gradient(model: nn.Module, flat: Tensor) -> None:
+    """Put a flat gradient into ``.grad`` of the trainable parameters, in their order; the others'
+    stay as they are.
+
+    Raises:
+        ValueError: if its length is not the number of trainable parameters, or it is not finite.
+    """
+    parameters = trainable(model).values()
+    sizes = [p.numel() for p in parameters]
+    _checks.float_tensor("flat", flat, shape=(sum(sizes),))
+    for parameter, part in zip(parameters, torch.split(flat.detach(), sizes), strict=True):
+        # in the parameter's order in memory, too
+        parameter.grad = torch.empty_like(parameter).copy_(part.view_as(parameter))
 
 
 @contextmanager

@@ -55,11 +55,7 @@ def evaluate_run(
     dtype = getattr(torch, str(record.provenance.get("dtype", "float32")))
     data = load_data(_data_name(record, data_name)).to(device, dtype)
     model = _model(record, data, network_table).to(device, dtype)
-    if record.provenance.get("network", network(model)) != network(model):
-        raise ValueError(
-            f"{folder}: the network that was trained is another one than its record describes "
-            f"for {data.name}; say how it is made with --network, or evaluate it from Python"
-        )
+    _check_network(record, model, data.name)
     evaluation: Any = attack_of("evaluation", record.config.get("evaluation", {}))
     x, y = data.x_test[:n], data.y_test[:n]
     source, draw = provenance(data, device, dtype), torch.Generator(device)
@@ -80,6 +76,14 @@ def evaluate_run(
         if autoattack:
             found = autoattack_accuracy(model, x, y, evaluation.eps, evaluation.norm)
             note("AutoAttack", found)
+
+
+def _check_network(record: Record, model: nn.Module, data: str) -> None:
+    if record.provenance.get("network", network(model)) != network(model):
+        raise ValueError(
+            f"{record.name}: the network that was trained is another one than its record describes "
+            f"for {data}; say how it is made with --network, or evaluate it from Python"
+        )
 
 
 def _entry(which: str, attack: str, accuracy: Accuracy) -> dict[str, Any]:

@@ -223,8 +223,7 @@ def frank_wolfe(
             w = w - step * away
             weights = (1 - step) * weights
             weights[pick, sample] += step
-            if steps == max_iter and not certify:
-                # |w - w*|^2 is at most twice what the objective can still fall
+            if steps == max_iter and not certify:  # twice what the objective can still fall
                 gap = max(0.0, 2 * gap - 2 * step * gap + step**2 * squared)
                 break
     losses = finite("the loss", gather(losses, 1))

@@ -8,7 +8,7 @@ import difflib
 import inspect
 import re
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from fractions import Fraction
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -22,7 +22,16 @@ from ddi.data import Dataset
 from ddi.identity import NONE
 from ddi.plan import default_evaluation
 
-__all__ = ["ATTACKS", "MODELS", "attack_of", "default_attack", "known", "make", "model_of"]
+__all__ = [
+    "ATTACKS",
+    "MODELS",
+    "applicable",
+    "attack_of",
+    "default_attack",
+    "known",
+    "make",
+    "model_of",
+]
 
 ATTACKS = {kind: getattr(attacks, kind) for kind in ("PGD", "PGA", "FGSM", "FAST")}
 MODELS: dict[str, type[nn.Module]] = {
@@ -126,6 +135,17 @@ def default_attack(attack: Attack, table: dict[str, Any]) -> dict[str, Any]:
     if any(field.name == "steps" and field.init for field in fields(kind)):
         usual_ |= {"steps": 20, "alpha": _number("evaluation.eps", eps) / 4}
     return {key: NONE if value is None else value for key, value in usual_.items()} | given
+
+
+def applicable(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a recorded rule that apply to it: earlier versions wrote all, also where they
+    had no effect.
+    """
+    per_sample = options["name"] == "product" or not options.get("joint", True)
+    method = options.get("method", "chunks") if per_sample else None
+    idle = {"max_iter"} if method != "matrix-free" else set()
+    idle |= {"method"} if not per_sample else set()
+    return {key: value for key, value in options.items() if key not in idle}
 
 
 def model_of(spec: dict[str, Any], data: Dataset | None = None) -> nn.Module:

@@ -17,14 +17,13 @@ from torch import Tensor
 from ddi._checks import (
     Interval,
     choice,
-    finite,
     float_tensor,
     images,
     interval,
     non_negative,
     one_device,
-    positive_int,
     random_source,
+    refuse,
     store,
 )
 
@@ -80,15 +79,21 @@ class Threat:
         return images("x", x, self.box)
 
     def project(self, delta: Tensor, x: Tensor) -> Tensor:
-        """Nearest point of ``S(x)`` in the Euclidean norm; ``delta`` and ``x`` of one shape.
+        """Nearest point of ``S(x)`` in the Euclidean norm, a sample at a time.
+
+        Args:
+            delta: of ``x``'s shape, or ``(..., *x.shape)``: several perturbations of each image.
 
         Raises:
-            ValueError: for anything but two finite tensors of one shape.
+            ValueError: for tensors that are not finite, or of other shapes.
         """
         float_tensor("x", x, 2)
-        float_tensor("delta", delta, shape=tuple(x.shape))
+        float_tensor("delta", delta, x.ndim)
+        if delta.shape[-x.ndim :] != x.shape:
+            refuse("delta", f"of shape {tuple(x.shape)}, or (..., {str(tuple(x.shape))[1:]}", delta)
         one_device(delta=delta, x=x)
-        return self.projection(x)(delta.clone())
+        each = x.expand(delta.shape).reshape(-1, *x.shape[1:])
+        return self.projection(each)(delta.reshape(each.shape).clone()).view(delta.shape)
 
     def projection(self, x: Tensor) -> Projection:
         """The projection onto ``S(x)``, for many perturbations of the same images; it may overwrite
@@ -238,12 +243,3 @@ def threat_model(norm: str, eps: float, box: Box = (0.0, 1.0)) -> Threat:
         ValueError: if ``norm`` is not one of the names, or ``eps`` or ``box`` is impossible.
     """
     return choice("norm", norm, SETS)(eps, box)
-
-
-# What rooms that are still to move to ddi._checks import from here.
-def number(name: str, value: float, *, low: float = 0.0, strict: bool = False) -> float:
-    """:func:`ddi._checks.finite`, as it was called."""
-    return finite(name, value, low, strict=strict)
-
-
-whole = positive_int

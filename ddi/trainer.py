@@ -23,8 +23,9 @@ from ddi import _checks as check
 from ddi.adversary import Attack, AttackLike, as_attack
 from ddi.checkpoint import Checkpoints, save_atomically
 from ddi.data import Dataset, crop_and_flip
-from ddi.descent import Rule, assign_gradient
+from ddi.descent import Rule
 from ddi.evaluate import clean_accuracy, robust_accuracy
+from ddi.gradients import assign_gradient
 from ddi.identity import as_table, flat, network
 from ddi.parallel import average_buffers, on_first, rank, sent
 from ddi.plan import Phase, Setting, check_plan, default_evaluation, phase_at
@@ -33,15 +34,8 @@ from ddi.state import eager, trainable
 
 __all__ = ["Phase", "Setting", "train"]
 
-MEANS = (
-    "train_loss",
-    "norm",
-    "entropy",
-    "gap",
-    "cosine_mean",
-    "cosine_min",
-    "negative_pairs",
-)  # over an epoch's steps
+# over an epoch's steps
+MEANS = ("train_loss", "norm", "entropy", "gap", "cosine_mean", "cosine_min", "negative_pairs")
 
 
 def train(

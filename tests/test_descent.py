@@ -24,7 +24,7 @@ from ddi import (
     sample_losses,
     steepest_descent,
 )
-from ddi.descent import applicable
+from ddi.tables import applicable
 
 ATTACK = PGD(0.4, 0.2, 2)
 OPTIONS = {

@@ -52,6 +52,17 @@ def test_projection_leaves_the_set_alone_and_is_idempotent(threat):
     torch.testing.assert_close(threat.project(once, x), once, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("threat", [LInf(0.2), L2(0.7)], ids=["Linf", "L2"])
+def test_several_perturbations_of_each_image_are_projected_one_by_one(threat):
+    draw = torch.Generator().manual_seed(0)
+    x = torch.rand(5, 1, 3, 3, generator=draw, dtype=torch.float64)
+    v = torch.randn(2, 4, *x.shape, generator=draw, dtype=torch.float64)
+    p = threat.project(v, x)
+    for i in range(2):
+        for j in range(4):
+            torch.testing.assert_close(p[i, j], threat.project(v[i, j], x))
+
+
 def test_projection_on_a_disc_cut_by_the_box_by_hand():
     """In the plane: from (2, 2), disc of radius 1, first coordinate at most 0.5: nearest is (0.5,
     sqrt(3)/2).

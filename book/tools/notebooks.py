@@ -31,7 +31,7 @@ ADDRESS = re.compile(r'^REPOSITORY = ".*?"', re.MULTILINE)
 
 
 def chapters(wanted: list[str]) -> list[Path]:
-    """The chapters' sources, in order: all of them, or those whose numbers (or names) are wanted."""
+    """The chapters' sources, in order: all, or those whose numbers (or names) are wanted."""
     found = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
     if not wanted:
         return found
@@ -78,8 +78,28 @@ def executed(source: Path) -> str:
     return nbformat.writes(notebook) + "\n"
 
 
+def treated(source: Path, check: bool) -> str:
+    """What became of a chapter: executed, and compared with what is stored or stored."""
+    if not check:
+        set_repository(source)
+    try:
+        text = executed(source)
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        return f"FAILED\n{error}"
+    target = source.with_suffix(".ipynb")
+    if target.exists() and target.read_text(encoding="utf-8") == text:
+        return "unchanged"
+    if check:
+        return "DIFFERS from the stored notebook"
+    part = target.with_suffix(".ipynb.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(target)
+    return "stored"
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Treat the chapters one after the other; exit with 1 if one failed or differs."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "chapters", nargs="*", help="numbers or names, for example 02 05; none means all"
     )
@@ -88,9 +108,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    )
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     os.environ.pop("MPLBACKEND", None)  # a kernel chooses its inline backend itself
 
     sources = chapters(arguments.chapters)
@@ -100,30 +119,10 @@ def main() -> None:
     for number, source in enumerate(sources, 1):
         print(f"[{number}/{len(sources)}] {source.stem} ...", end=" ", flush=True)
         start = time.perf_counter()
-        if not arguments.check:
-            set_repository(source)
-        try:
-            text = executed(source)
-        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-            print(f"FAILED\n{error}", flush=True)
-            bad.append(source.stem)
-            continue
-        target = source.with_suffix(".ipynb")
-        same = target.exists() and target.read_text(encoding="utf-8") == text
-        if not same and arguments.check:
-            bad.append(source.stem)
-        elif not same:
-            part = target.with_suffix(".ipynb.part")
-            part.write_text(text, encoding="utf-8")
-            part.replace(target)
-        verdict = (
-            "unchanged"
-            if same
-            else "DIFFERS from the stored notebook"
-            if arguments.check
-            else "stored"
-        )
+        verdict = treated(source, arguments.check)
         print(f"{verdict}, {time.perf_counter() - start:.1f} s", flush=True)
+        if verdict not in ("unchanged", "stored"):
+            bad.append(source.stem)
     if bad:
         sys.exit(f"notebooks.py: {len(bad)} of {len(sources)} chapters failed: {', '.join(bad)}")
 

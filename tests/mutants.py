@@ -1,0 +1,361 @@
+"""Break the package on purpose, one place at a time, and see the tests notice.
+
+    python tests/mutants.py --n 150 --seed 0      a random sample of Cosmic Ray's mutants
+    python tests/mutants.py --planted [WORD ...]  the faults of ``planted.py``
+
+A test that cannot fail proves nothing. For each mutant a copy of the tree is broken, and the test
+files that speak of the broken module run, the fastest first, until one fails. A mutant is *caught*
+by a failed test or by running into its time; it *survives* if all pass; one that cannot even be
+imported does not count, and the next of the sample takes its place. Results are lines of JSON in
+``.mutants.jsonl``, and a run that was stopped goes on there. The sample needs ``cosmic-ray``
+(``make mutants`` fetches it).
+"""
+
+import argparse
+import ast
+import collections
+import difflib
+import functools
+import hashlib
+import json
+import os
+import queue
+import random
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from planted import PLANTED, Fault
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("ddi", "tests", "experiments", "benchmarks", "results")
+FILES = ("README.md", "Makefile", "conftest.py", "pyproject.toml", "requirements.txt")
+LEFT_OUT = (
+    "test_book.py",
+    "test_house.py",
+    "test_readme.py",
+    "test_colab.py",
+    "test_planted.py",
+)  # of pages
+CAUGHT, SURVIVED, BROKEN = "caught", "survived", "cannot be imported"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One broken module: which, where and how, and its source."""
+
+    module: str
+    line: int
+    what: str
+    source: str
+
+    @property
+    def diff(self) -> str:
+        """The lines that differ."""
+        old = (ROOT / "ddi" / f"{self.module}.py").read_text(encoding="utf-8")
+        if self.what not in (fault.what for fault in PLANTED):
+            lines = difflib.unified_diff(
+                old.splitlines(), self.source.splitlines(), n=0, lineterm=""
+            )
+        else:  # made from the syntax tree: compare what that prints
+            lines = difflib.unified_diff(
+                ast.unparse(ast.parse(old)).splitlines(), self.source.splitlines(), n=0, lineterm=""
+            )
+        return "\n".join(
+            line for line in lines if line[:3] not in ("---", "+++") and line[:2] != "@@"
+        )
+
+
+# --- mutants ------------------------------------------------------------
+
+
+def _annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Where the type annotations are: to change one is no fault."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        for part in (getattr(node, "annotation", None), getattr(node, "returns", None)):
+            if isinstance(part, ast.expr):
+                found.append(
+                    (
+                        (part.lineno, part.col_offset),
+                        (part.end_lineno or 0, part.end_col_offset or 0),
+                    )
+                )
+    return found
+
+
+def every_mutant() -> list[tuple[str, str, int, int]]:
+    """All mutants of the package, as (module, operator, occurrence, line), in a fixed order."""
+    from cosmic_ray.ast import ast_nodes, get_ast
+    from cosmic_ray.plugins import get_operator, operator_names
+
+    found = []
+    operators = [(name, get_operator(name)) for name in sorted(operator_names())]
+    for path in sorted((ROOT / "ddi").glob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        skip, nodes = _annotations(source), list(ast_nodes(get_ast(source)))
+        for name, kind in operators:
+            if kind.arguments():
+                continue
+            operator = kind()
+            places = (place for node in nodes for place in operator.mutation_positions(node))
+            for occurrence, (start, _) in enumerate(places):
+                if not any(low <= tuple(start) < high for low, high in skip):
+                    found.append((path.stem, name, occurrence, start[0]))
+    return found
+
+
+def made(module: str, name: str, occurrence: int, line: int) -> Mutant:
+    """The source of one of them."""
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator
+
+    source = (ROOT / "ddi" / f"{module}.py").read_text(encoding="utf-8")
+    mutated = mutate_code(source, get_operator(name)(), occurrence)
+    if mutated is None:
+        raise LookupError(f"{name} has no occurrence {occurrence} in {module}")
+    return Mutant(module, line, name.removeprefix("core/"), mutated)
+
+
+def planted(fault: Fault) -> Mutant:
+    """The module of a planted fault."""
+    path = ROOT / "ddi" / f"{fault.module}.py"
+    return Mutant(fault.module, 0, fault.what, fault.plant(path.read_text(encoding="utf-8")))
+
+
+# --- tests and trees ------------------------------------------------------------
+
+
+@functools.cache
+def concerned(module: str) -> tuple[str, ...]:
+    """The test files that speak of a module's names (all, where none does)."""
+    tree = ast.parse((ROOT / "ddi" / f"{module}.py").read_text(encoding="utf-8"))
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    names = {module} | {
+        node.name for node in tree.body if isinstance(node, kinds) and node.name[0] != "_"
+    }
+    word = re.compile(rf"\b({'|'.join(map(re.escape, sorted(names)))})\b")
+    files = [p for p in sorted((ROOT / "tests").glob("test_*.py")) if p.name not in LEFT_OUT]
+    found = tuple(p.name for p in files if word.search(p.read_text(encoding="utf-8")))
+    return found or tuple(p.name for p in files)
+
+
+def digest() -> str:
+    """What results hang on: the package and its tests."""
+    sha = hashlib.sha256()
+    for path in sorted([*(ROOT / "ddi").glob("*.py"), *(ROOT / "tests").glob("*.py")]):
+        sha.update(path.name.encode() + path.read_bytes())
+    return sha.hexdigest()[:16]
+
+
+class Tree:
+    """A copy of the repository that may be broken."""
+
+    def __init__(self, folder: Path, wrap: list[str]) -> None:
+        self.folder, self.wrap = folder, wrap
+        skip = shutil.ignore_patterns("__pycache__", "*.pt", "tensorboard")
+        for part in (*FOLDERS, *FILES):
+            if (ROOT / part).is_dir():
+                shutil.copytree(ROOT / part, folder / part, ignore=skip)
+            elif (ROOT / part).exists():
+                shutil.copy(ROOT / part, folder / part)
+
+    def run(self, arguments: list[str], seconds: float) -> int | None:
+        """Exit status of a Python command in this tree; ``None`` if it took too long."""
+        environment = os.environ | {
+            "PYTHONPATH": str(self.folder),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        limit = [
+            "timeout",
+            "--kill-after=5",
+            f"{seconds:.0f}",
+        ]  # inside the wrapper: waiting for it costs no time
+        process = subprocess.Popen(
+            [*self.wrap, *limit, sys.executable, *arguments],
+            cwd=self.folder,
+            env=environment,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            status = process.wait()
+        finally:
+            try:
+                os.killpg(process.pid, signal.SIGKILL)  # what the command left behind
+            except ProcessLookupError:
+                pass
+        return None if status in (124, 137) else status
+
+    def test(self, name: str, seconds: float) -> int | None:
+        """The same for one test file: 0 passed, 1 failed, 2 not collected."""
+        options = ["-q", "-x", "-p", "no:nbval", "-p", "no:cacheprovider", "-p", "no:xdist"]
+        return self.run(["-m", "pytest", *options, f"tests/{name}"], seconds)
+
+    def judge(self, mutant: Mutant, times: dict[str, float]) -> dict[str, Any]:
+        """What becomes of a mutant here, and which test file caught it."""
+        path = self.folder / "ddi" / f"{mutant.module}.py"
+        kept = path.read_text(encoding="utf-8")
+        path.write_text(mutant.source, encoding="utf-8")
+        began = time.perf_counter()
+        try:
+            result, by = SURVIVED, ""
+            for name in sorted(concerned(mutant.module), key=times.__getitem__):
+                status = self.test(name, 20 + 4 * times[name])
+                if status == 0:
+                    continue
+                result, by = CAUGHT, name if status is not None else f"{name} (time)"
+                modules = (
+                    "import ddi"
+                    if mutant.module.startswith("__")
+                    else f"import ddi, ddi.{mutant.module}"
+                )
+                if status not in (None, 0, 1) and self.run(["-c", modules], 60) != 0:
+                    result = BROKEN
+                break
+        finally:
+            path.write_text(kept, encoding="utf-8")
+        return {"result": result, "by": by, "seconds": round(time.perf_counter() - began, 1)}
+
+
+# --- the run ------------------------------------------------------------
+
+
+class Results:
+    """The lines of an earlier run on the same code, and those of this one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.code = path, digest()
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        self.known = {e["key"]: e for e in map(json.loads, lines) if e["code"] == self.code}
+
+    def keep(self, key: str, entry: dict[str, Any]) -> dict[str, Any]:
+        """Write one line."""
+        self.known[key] = entry = {"key": key, "code": self.code} | entry
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+        return entry
+
+
+def baseline(results: Results, trees: "queue.Queue[Tree]", files: set[str]) -> dict[str, float]:
+    """Seconds of every test file on the unbroken tree, where all must pass."""
+    for name in sorted(files):
+        if name not in results.known:
+            tree, began = trees.get(), time.perf_counter()
+            status, seconds = tree.test(name, 1800), time.perf_counter() - began
+            trees.put(tree)
+            if status != 0:
+                raise SystemExit(
+                    f"tests/{name} must pass before anything is broken, and ends with {status}"
+                )
+            results.keep(name, {"seconds": round(seconds, 1)})
+    return {name: results.known[name]["seconds"] for name in files}
+
+
+def judged(
+    mutants: list[Mutant], results: Results, trees: "queue.Queue[Tree]", workers: int
+) -> Iterator[dict[str, Any]]:
+    """Every mutant with its result, in order."""
+    times = baseline(results, trees, {name for m in mutants for name in concerned(m.module)})
+
+    def one(mutant: Mutant) -> dict[str, Any]:
+        key = hashlib.sha256((mutant.module + mutant.source).encode()).hexdigest()
+        if key not in results.known:
+            tree = trees.get()
+            try:
+                found = tree.judge(mutant, times)
+            finally:
+                trees.put(tree)
+            about = {
+                "module": mutant.module,
+                "line": mutant.line,
+                "what": mutant.what,
+                "diff": mutant.diff,
+            }
+            results.keep(key, about | found)
+            place = f"ddi/{mutant.module}.py:{mutant.line} {mutant.what}"
+            print(
+                f"{found['result']:9} {found['seconds']:6.1f} s  {place}  {found['by']}", flush=True
+            )
+        return results.known[key]
+
+    with ThreadPoolExecutor(workers) as pool:
+        yield from pool.map(one, mutants)
+
+
+def sampled(
+    n: int, seed: int, results: Results, trees: "queue.Queue[Tree]", workers: int
+) -> list[dict[str, Any]]:
+    """The first ``n`` of all mutants, shuffled, that can be imported."""
+    everything = every_mutant()
+    order = random.Random(seed).sample(everything, len(everything))
+    print(f"{len(everything)} mutants; a sample of {n}, seed {seed}", flush=True)
+    found: list[dict[str, Any]] = []
+    taken = 0
+    while len(found) < n and taken < len(order):
+        some = [made(*place) for place in order[taken : taken + n - len(found)]]
+        taken += len(some)
+        found += [e for e in judged(some, results, trees, workers) if e["result"] != BROKEN]
+    print(f"{taken - len(found)} of {taken} cannot be imported and do not count")
+    return found
+
+
+def report(found: list[dict[str, Any]]) -> None:
+    """The table, and every survivor."""
+    for entry in found:
+        if entry["result"] == SURVIVED:
+            print(f"\nddi/{entry['module']}.py:{entry['line']} {entry['what']}\n{entry['diff']}")
+    print(f"\n{'module':12} caught  of")
+    for module in sorted({e["module"] for e in found}):
+        of = [e["result"] for e in found if e["module"] == module]
+        print(f"{module:12} {of.count(CAUGHT):6} {len(of):3}")
+    caught = collections.Counter(e["result"] for e in found)[CAUGHT]
+    timed = sum(e["by"].endswith("(time)") for e in found)
+    share = f"{100 * caught / max(1, len(found)):.1f} %"
+    print(f"{caught} of {len(found)} caught ({share}), {timed} of them by running into the time")
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "words", nargs="*", help="with --planted: only faults whose description holds all of them"
+    )
+    parser.add_argument(
+        "--planted", action="store_true", help="the planted faults instead of a sample"
+    )
+    parser.add_argument("--n", type=int, default=150)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=ROOT / ".mutants.jsonl")
+    parser.add_argument("--wrap", default="", help="a command that every run of tests goes through")
+    options = parser.parse_args()
+    results, trees = Results(options.out), queue.Queue[Tree]()
+    with tempfile.TemporaryDirectory() as scratch:
+        for i in range(options.workers):
+            trees.put(Tree(Path(scratch) / str(i), shlex.split(options.wrap)))
+        if options.planted:
+            faults = [f for f in PLANTED if all(word in f.what for word in options.words)]
+            found = list(judged([planted(f) for f in faults], results, trees, options.workers))
+        else:
+            found = sampled(options.n, options.seed, results, trees, options.workers)
+    report(found)
+    return int(options.planted and any(e["result"] != CAUGHT for e in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

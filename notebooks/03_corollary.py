@@ -686,7 +686,7 @@ bar.ax.yaxis.labelpad = 8
 plt.show()
 
 # %% [markdown]
-# :::{admonition} Source's claim (Latorre et al. 2023, section 3; Cevher 2024, "Directional derivatives, not descent directions")
+# :::{admonition} Source's claim (Latorre et al. 2023, section 3; Cevher 2024, "Solving the inner problem does not yield a descent direction")
 # :class: claim
 #
 # That a negative gradient at a maximiser ascends can happen at any stage of training, whether or not $\theta$ is locally optimal (paper). A single maximiser is not sufficient; in practice, however, the lack of descent does not seem to matter (lecture).

@@ -402,7 +402,7 @@ assert first_step("none")[0].gradient.norm() < 1
 #
 # Starving and overshooting are opposite mechanisms, and both put normalised rules ahead. {ref}`Check 12.3 <check-12-3>` and {ref}`check 12.6 <check-12-6>` thus confirm one hypothesis, "length explains Fig. 4", by opposite signs: a hypothesis that fits either sign is not tested by either. What would refute it, on the paper's own network:
 #
-# - the arm `pgd-normalised` of `figure1c.toml` does not share DDi's rise, or a raw DDi has it;
+# - the arm `pgd-normalised` of `figure1c.toml` does not share DDi's rise, or raw DDi (`ddi-raw` of `controls.toml`) has it;
 # - raw PGD's steps, `lr` times the column `norm` of a record, are about as long as DDi's, neither a third nor three times, while the two curves part.
 #
 # No run of it is recorded here. Either way the warning stands: a comparison of a normalised with a raw direction at one learning rate compares lengths first.

@@ -467,7 +467,7 @@ assert final("pgd-normalised") > at_its_best + 0.05
 
 # %% [markdown]
 # (check-13-8)=
-# **Check 13.8** *(step for step there is nothing to pay for).* Normalised PGD was also run on the very batches of DDi, for 12 steps, and on those of comb, for 40. At each of the four evaluations robust accuracy differs by less than 0.05 (12 of the 250 images), on average by less than 0.02. The passes differ by the factors 10 and 3. The least cosine of a step's gradients is above 0.95 on average.
+# **Check 13.8** *(step for step there is nothing to pay for).* Normalised PGD was also run on the very batches of DDi, for 12 steps, and on those of comb, for 40. At each of the four evaluations robust accuracy differs by less than 0.05 (12 of the 250 images), on average by less than 0.02. The passes differ by the factors 10 and 3. The least cosine of a step's gradients is above 0.99 on average.
 
 # %%
 for rule, twin, times in (("ddi", "pgd-normalised-12", 10), ("comb", "pgd-normalised-40", 3)):
@@ -475,7 +475,7 @@ for rule, twin, times in (("ddi", "pgd-normalised-12", 10), ("comb", "pgd-normal
     assert (one["step"] == two["step"]).all() and (one["passes"] == times * two["passes"]).all()
     difference = abs(one["robust"] - two["robust"])
     assert difference.max() < 0.05 and difference.mean() < 0.02
-    assert one["cosine_min"].min() > 0.95
+    assert one["cosine_min"].min() > 0.99
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-13-live", "caption": "What passes buy (digits, ε = 0.1, one seed). Top: at equal steps DDi and comb lie on normalised PGD. Bottom: at equal passes the curves end the higher, the cheaper the step."}, "image": {"alt": "Top: robust accuracy against steps; DDi ends at 12 steps and comb at 40, both on the wide, pale curves of normalised PGD with the same batches. Bottom: robust accuracy against passes, up to 960; from top to bottom FAST then PGD, normalised PGD, PGD, then DDi-FAST then PGD, product DDi and comb close together, decay, and DDi far below."}}
 EXTRA = {

@@ -598,7 +598,7 @@ for name in ("figure8", "figure4-left"):
     print(f"{name} (ResNet-18): {sum(map(len, complete(name).values())) or 'no'} complete runs recorded")
 
 # %% [markdown]
-# This is a small network on a CPU, far from the paper's 200 epochs of ResNet-18. The raw rules end at chance, and the gradients of several restarts nearly coincide ({ref}`check 11.8 <check-11-8>`), so that no direction *could* be worth its passes here. (*FAST, then PGD* takes raw gradients, as PGD does.) The processor was shared with other programs, so seconds are to be read with caution; passes are exact.
+# {numref}`fig-13-recorded` is about a small network on a CPU, far from the paper's 200 epochs of ResNet-18. The raw rules end at chance, and the gradients of several restarts nearly coincide ({ref}`check 11.8 <check-11-8>`), so that no direction *could* be worth its passes here. (*FAST, then PGD* takes raw gradients, as PGD does.) The processor was shared with other programs, so seconds are to be read with caution; passes are exact.
 #
 # What is the best accuracy for a given number of passes? For each budget we read every arm's last evaluation within it, for the seeds that all arms have, and list the four best. (The learning rate drops at shares of each arm's own length, so a run that is cut off has not had its drops.)
 

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 
 from ddi import _checks as check
+from ddi import _words as words
 from ddi import parallel, plots
 from ddi.checkpoint import Checkpoints
 from ddi.data import Dataset, load_data
 from ddi.experiment import Run, read_experiment, read_file
-from ddi.plan import check_plan
+from ddi.plan import check_model, check_plan
 from ddi.record import AlreadyComplete, Record, read_record, read_records
 
 __all__ = ["Terminated", "data", "device_named", "list_folder", "report", "run", "summary"]
@@ -34,15 +35,8 @@ def device_named(name: str | None) -> torch.device:
     Raises:
         ValueError: if it is not.
     """
-    wanted = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(wanted)
-        if device.type == "meta":
-            raise ValueError
-        torch.zeros(1, device=device)
-    except (ValueError, RuntimeError, AssertionError, NotImplementedError):
-        check.refuse("device", '"cpu", or "cuda" or "cuda:1" where torch finds such a GPU', wanted)
-    return device
+    usual = "cuda" if torch.cuda.is_available() else "cpu"
+    return check.device("device", usual if name is None else name)
 
 
 def run(
@@ -63,7 +57,8 @@ def run(
         data = load_data(runs[0].data).to(place)
         if place.type == "cpu" and data.x_train[0].numel() < 1024:
             torch.set_num_threads(1)  # on small images threads wait longer than they compute
-        _check_runs(runs, data, Path(out).expanduser())
+        folder = words.path("out", out)
+        _check_runs(runs, data, folder)
         if dry_run:
             for one in runs:
                 epochs = f"{one.rule.name}, {one.setting.epochs} epochs on {data.name} ({place})"
@@ -75,7 +70,7 @@ def run(
             if _one_run(one, data, out, checkpoint_every, tensorboard, quiet):
                 through.append(one.name)
         if parallel.rank() == 0:
-            _draw(through, Path(out).expanduser() / runs[0].experiment)
+            _draw(through, folder / runs[0].experiment)
         return int(len(through) < len(runs))
     except (KeyboardInterrupt, Terminated) as stop:
         _say(_where_it_stopped(at[-1].folder(out) if at else None), error=True)
@@ -114,9 +109,7 @@ def _check_runs(runs: Sequence[Run], data: Dataset, out: Path) -> None:
             check_plan(one.setting, one.plan, data)
             if repr(one.model) not in seen:
                 seen.add(repr(one.model))
-                model = one.make_model(data).eval()
-                with torch.no_grad():
-                    check.logits(model(data.x_train[:2]), 2)
+                check_model(one.make_model(data), data)
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"{one.experiment}, arm {one.arm}, on {data.name}: {error}") from error
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
@@ -192,6 +185,8 @@ def _lead(
     last: dict[str, list[dict[str, float]]],
 ) -> str:
     ahead, seeds = mean[first] - mean[second], max(spread[first], spread[second])
+    if not ahead:
+        return f"ahead: none, {first} and {second} are level"
     if not np.isfinite(seeds):
         verdict = "one seed says nothing about the spread"
     elif ahead > 2 * seeds:
@@ -234,7 +229,7 @@ def data(name: str, download: bool = False) -> int:
 
 def list_folder(name: str) -> int:
     """List the experiments and the records of a folder; what is damaged is named, status 1."""
-    folder, status = Path(name).expanduser(), 0
+    folder, status = words.path("folder", name), 0
     files, records = sorted(folder.glob("*.toml")), sorted(folder.glob("**/provenance.json"))
     if not files and not records:
         raise FileNotFoundError(f"{folder} holds neither experiments (*.toml) nor records")

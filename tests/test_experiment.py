@@ -465,7 +465,9 @@ def test_a_neighbours_damaged_record_is_named_and_passed_over(trained, tmp_path,
 def test_a_signal_stops_in_one_line_that_says_how_to_go_on(tiny, tmp_path, kind, status):
     command = [sys.executable, "-W", "ignore", "-m", "ddi", "run", str(tiny), "--arms", "pgd"]
     command += ["--out", str(tmp_path), "--quiet", "--device", "cpu", "--epochs", "100000"]
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job would not
     run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, heard)
     while not (tmp_path / "tiny" / "pgd-seed0" / "checkpoint.pt").exists():
         assert run.poll() is None
         time.sleep(0.05)

@@ -146,8 +146,8 @@ def _draw(names: Sequence[str], folder: Path) -> None:
 
 
 def summary(records: Sequence[Record]) -> list[str]:
-    """Lines that say which arm is ahead, by how much against the spread over seeds, and in how many
-    passes, by robust validation accuracy after the last epoch.
+    """Lines that say which arm is ahead of which, by how much against the spread over seeds, and in
+    how many passes, by robust validation accuracy after the last epoch.
     """
     last = {
         arm: [one.row() for one in of_arm]
@@ -173,31 +173,32 @@ def summary(records: Sequence[Record]) -> list[str]:
             f"  {arm:20} {mean[arm]:.4f} {error} {passes:>9.0f} passes, {seeds} seed{plural}"
         )
     if len(order) > 1:
-        lines.append(_lead(order[0], order[1], mean, spread, last))
+        lines += _lead(order, mean, spread, last)
     return lines
 
 
 def _lead(
-    first: str,
-    second: str,
+    order: Sequence[str],
     mean: dict[str, float],
     spread: dict[str, float],
     last: dict[str, list[dict[str, float]]],
-) -> str:
-    ahead, seeds = mean[first] - mean[second], max(spread[first], spread[second])
-    if not ahead:
-        return f"ahead: none, {first} and {second} are level"
-    if not np.isfinite(seeds):
-        verdict = "one seed says nothing about the spread"
-    elif ahead > 2 * seeds:
-        verdict = f"more than twice the spread over seeds ({seeds:.4f})"
-    else:
-        verdict = f"which the spread over seeds ({seeds:.4f}) could explain"
-    ratio = last[second][0]["passes"] / last[first][0]["passes"]
-    return (
-        f"ahead: {first}, by {ahead:.4f} over {second}, {verdict}; "
-        f"{second} took {ratio:.2g} times its passes"
-    )
+) -> list[str]:
+    """Which arms the first is ahead of, and which the spread over seeds does not tell from it."""
+    first = order[0]
+    one_seed = not all(np.isfinite(spread[arm]) for arm in order)
+    apart: list[str] = []
+    level: list[str] = []
+    for arm in order[1:]:
+        ahead = mean[first] - mean[arm]
+        ratio = last[arm][0]["passes"] / last[first][0]["passes"]
+        clear = ahead > 2 * max(spread[first], spread[arm])
+        (apart if clear else level).append(f"{arm} (by {ahead:.4f}; {ratio:.2g} times its passes)")
+    if one_seed:
+        words = "one seed says nothing about the spread"
+        return [f"{first} ahead of {', '.join([*apart, *level])}; {words}"]
+    lines = [f"{first} ahead by more than twice the spread over seeds: {', '.join(apart)}"]
+    lines += [f"{first} ahead by what that spread could explain: {', '.join(level)}"]
+    return [line for line, arms in zip(lines, (apart, level), strict=True) if arms]
 
 
 def _numbers(record: Record) -> str:

@@ -161,7 +161,7 @@ def test_a_grid_multiplies_the_arms(tmp_path, tiny):
         ("setting.lrr=1", "did you mean lr"),
         ("seting.lr=1", "overrides begin with"),
         ("setting.lr", "key=value"),
-        ("setting.lr=-1", "arm pgd: lr"),
+        ("setting.lr=-1", "arm pgd: setting: lr"),
         ("setting.seed=1", "seeds="),
         ("attack.eps=8/0x", "attack.eps"),
         ("attack.schedule=cosine", "inverse_time"),
@@ -218,9 +218,9 @@ def test_mistakes_are_refused_before_any_work(tiny, tmp_path, capsys, change, me
         ("phases = ['ddi']", r"phases\[0\] must be a table with a start"),
         ("[arms]\na = 5", "arms.a must be a table"),
         ("[grid]\n" + "\n".join(f"'setting.a{i}' = [1, 2]" for i in range(40)), "at most 10000"),
-        ("[arms.'../../out']", "folder names"),
-        ("[arms.'..']", "folder names"),
-        ("experiment = 'a/b'", "folder names"),
+        ("[arms.'../../out']", "folder.s name"),
+        ("[arms.'..']", "folder.s name"),
+        ("experiment = 'a/b'", "folder.s name"),
         ("[grid]\n'attack.eps' = ['1/5', '1_5']", "attack.eps"),
         ("[grid]\n'setting.lr' = [0.1, 0.1]", "one name"),
         ("[grid]\n'setting.lr' = 1", "list of values"),
@@ -590,7 +590,8 @@ def test_a_run_that_diverges_does_not_stop_the_others(tiny, tmp_path, capsys):
     tiny.write_text(TINY.replace("[arms.pgd]", "[arms.wild]\nsetting = { lr = 1e30 }\n[arms.pgd]"))
     out = ["--out", str(tmp_path / "out"), "--quiet", "--device", "cpu"]
     assert main(["run", str(tiny), "--arms", "wild,pgd", *out]) == 1
-    assert "wild-seed0: the loss is" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert re.search(r"wild-seed0: (the loss is|training is no longer finite)", error)
     assert not read_record(tmp_path / "out/tiny/wild-seed0").complete
     assert read_record(tmp_path / "out/tiny/pgd-seed0").complete
 

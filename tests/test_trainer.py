@@ -29,7 +29,7 @@ from ddi import (
     read_record,
     train,
 )
-from ddi.checkpoint import Checkpoints
+from ddi.checkpoint import Checkpoints, load_weights
 from ddi.identity import named, network
 from ddi.plan import phase_at
 from ddi.record import AlreadyComplete
@@ -297,6 +297,20 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used_and_kept(tmp_path, capsy
     assert same(run(tmp_path / "run", model, **OPTIONS), whole)
     assert 0 < len(again) < len(passes) - 20
     assert "checkpoint.pt cannot be read" in capsys.readouterr().out
+
+
+def test_a_damaged_checkpoint_does_not_push_out_the_good_one_before(tmp_path):
+    files = Checkpoints(tmp_path, {})
+    for at in (1, 2):
+        files.save({"at": at})
+    files.newest.write_bytes(files.newest.read_bytes()[:100])
+    again = Checkpoints(tmp_path, {})
+    assert again.load() == {"at": 1}
+    again.save({"at": 3})
+    assert load_weights(files.newest)["state"] == {"at": 3}
+    assert load_weights(files.before)["state"] == {"at": 1}
+    again.save({"at": 4})
+    assert load_weights(files.before)["state"] == {"at": 3}
 
 
 def test_if_no_checkpoint_can_be_read_nothing_is_overwritten(tmp_path):

@@ -8,8 +8,8 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
+from ddi import _words as words
 from ddi import commands
 from ddi.data import SETS
 from ddi.experiment import read_experiment
@@ -196,7 +196,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     for name in options.runs:
         try:
             evaluate_run(
-                Path(name).expanduser(),
+                words.path("folder", name),
                 device,
                 options.data,
                 options.n,

@@ -262,11 +262,21 @@ def random_source(name: str, value: Any, device: torch.device) -> torch.Generato
 
 
 def device(name: str, value: Any) -> torch.device:
-    """A device that torch can use here, by its name or as it is."""
+    """A device that torch can compute on here, by its name or as it is."""
     try:
-        return torch.empty(0, device="" if value is None else value).device
+        found = torch.empty(0, device="" if value is None else value)
+        if not found.is_meta:
+            return found.device
     except (RuntimeError, AssertionError, TypeError, ValueError):
-        refuse(name, "a device that torch can use here (cpu, cuda, ...)", value)
+        pass
+    refuse(name, 'a device that torch can use here ("cpu", or "cuda" with such a GPU)', value)
+
+
+def float_dtype(name: str, value: Any) -> torch.dtype:
+    """A real floating-point dtype of torch's."""
+    if not isinstance(value, torch.dtype) or not value.is_floating_point:
+        refuse(name, "a floating-point torch.dtype", value)
+    return value
 
 
 def network(name: str, value: Any) -> Callable[[Tensor], Any]:

@@ -51,12 +51,11 @@ def load_weights(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         raise FileNotFoundError(f"there are no weights {path}")
+    content = io.BytesIO(path.read_bytes())  # so that an OSError is the disk's, and not the file's
     try:
-        found = torch.load(path, weights_only=True, map_location="cpu")
+        found = torch.load(content, weights_only=True, map_location="cpu")
         if not isinstance(found, dict):
             raise TypeError("no table")
-    except OSError:
-        raise
     except Exception as error:  # whatever a damaged file makes of itself
         raise ValueError(f"{path} cannot be read ({type(error).__name__})") from error
     sha256 = found.pop("sha256", None)

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 
 from ddi import _checks as check
+from ddi import _words as words
 from ddi import parallel, plots
 from ddi.checkpoint import Checkpoints
 from ddi.data import Dataset, load_data
 from ddi.experiment import Run, read_experiment, read_file
-from ddi.plan import check_plan
+from ddi.plan import check_model, check_plan
 from ddi.record import AlreadyComplete, Record, read_record, read_records
 
 __all__ = ["Terminated", "data", "device_named", "list_folder", "report", "run", "summary"]
@@ -34,15 +35,8 @@ def device_named(name: str | None) -> torch.device:
     Raises:
         ValueError: if it is not.
     """
-    wanted = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(wanted)
-        if device.type == "meta":
-            raise ValueError
-        torch.zeros(1, device=device)
-    except (ValueError, RuntimeError, AssertionError, NotImplementedError):
-        check.refuse("device", '"cpu", or "cuda" or "cuda:1" where torch finds such a GPU', wanted)
-    return device
+    usual = "cuda" if torch.cuda.is_available() else "cpu"
+    return check.device("device", usual if name is None else name)
 
 
 def run(
@@ -63,7 +57,8 @@ def run(
         data = load_data(runs[0].data).to(place)
         if place.type == "cpu" and data.x_train[0].numel() < 1024:
             torch.set_num_threads(1)  # on small images threads wait longer than they compute
-        _check_runs(runs, data, Path(out).expanduser())
+        folder = words.path("out", out)
+        _check_runs(runs, data, folder)
         if dry_run:
             for one in runs:
                 epochs = f"{one.rule.name}, {one.setting.epochs} epochs on {data.name} ({place})"
@@ -75,7 +70,7 @@ def run(
             if _one_run(one, data, out, checkpoint_every, tensorboard, quiet):
                 through.append(one.name)
         if parallel.rank() == 0:
-            _draw(through, Path(out).expanduser() / runs[0].experiment)
+            _draw(through, folder / runs[0].experiment)
         return int(len(through) < len(runs))
     except (KeyboardInterrupt, Terminated) as stop:
         _say(_where_it_stopped(at[-1].folder(out) if at else None), error=True)
@@ -114,9 +109,7 @@ def _check_runs(runs: Sequence[Run], data: Dataset, out: Path) -> None:
             check_plan(one.setting, one.plan, data)
             if repr(one.model) not in seen:
                 seen.add(repr(one.model))
-                model = one.make_model(data).eval()
-                with torch.no_grad():
-                    check.logits(model(data.x_train[:2]), 2)
+                check_model(one.make_model(data), data)
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"{one.experiment}, arm {one.arm}, on {data.name}: {error}") from error
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
@@ -153,8 +146,8 @@ def _draw(names: Sequence[str], folder: Path) -> None:
 
 
 def summary(records: Sequence[Record]) -> list[str]:
-    """Lines that say which arm is ahead, by how much against the spread over seeds, and in how many
-    passes, by robust validation accuracy after the last epoch.
+    """Lines that say which arm is ahead of which, by how much against the spread over seeds, and in
+    how many passes, by robust validation accuracy after the last epoch.
     """
     last = {
         arm: [one.row() for one in of_arm]
@@ -180,29 +173,32 @@ def summary(records: Sequence[Record]) -> list[str]:
             f"  {arm:20} {mean[arm]:.4f} {error} {passes:>9.0f} passes, {seeds} seed{plural}"
         )
     if len(order) > 1:
-        lines.append(_lead(order[0], order[1], mean, spread, last))
+        lines += _lead(order, mean, spread, last)
     return lines
 
 
 def _lead(
-    first: str,
-    second: str,
+    order: Sequence[str],
     mean: dict[str, float],
     spread: dict[str, float],
     last: dict[str, list[dict[str, float]]],
-) -> str:
-    ahead, seeds = mean[first] - mean[second], max(spread[first], spread[second])
-    if not np.isfinite(seeds):
-        verdict = "one seed says nothing about the spread"
-    elif ahead > 2 * seeds:
-        verdict = f"more than twice the spread over seeds ({seeds:.4f})"
-    else:
-        verdict = f"which the spread over seeds ({seeds:.4f}) could explain"
-    ratio = last[second][0]["passes"] / last[first][0]["passes"]
-    return (
-        f"ahead: {first}, by {ahead:.4f} over {second}, {verdict}; "
-        f"{second} took {ratio:.2g} times its passes"
-    )
+) -> list[str]:
+    """Which arms the first is ahead of, and which the spread over seeds does not tell from it."""
+    first = order[0]
+    one_seed = not all(np.isfinite(spread[arm]) for arm in order)
+    apart: list[str] = []
+    level: list[str] = []
+    for arm in order[1:]:
+        ahead = mean[first] - mean[arm]
+        ratio = last[arm][0]["passes"] / last[first][0]["passes"]
+        clear = ahead > 2 * max(spread[first], spread[arm])
+        (apart if clear else level).append(f"{arm} (by {ahead:.4f}; {ratio:.2g} times its passes)")
+    if one_seed:
+        words = "one seed says nothing about the spread"
+        return [f"{first} ahead of {', '.join([*apart, *level])}; {words}"]
+    lines = [f"{first} ahead by more than twice the spread over seeds: {', '.join(apart)}"]
+    lines += [f"{first} ahead by what that spread could explain: {', '.join(level)}"]
+    return [line for line, arms in zip(lines, (apart, level), strict=True) if arms]
 
 
 def _numbers(record: Record) -> str:
@@ -234,7 +230,7 @@ def data(name: str, download: bool = False) -> int:
 
 def list_folder(name: str) -> int:
     """List the experiments and the records of a folder; what is damaged is named, status 1."""
-    folder, status = Path(name).expanduser(), 0
+    folder, status = words.path("folder", name), 0
     files, records = sorted(folder.glob("*.toml")), sorted(folder.glob("**/provenance.json"))
     if not files and not records:
         raise FileNotFoundError(f"{folder} holds neither experiments (*.toml) nor records")

@@ -31,6 +31,7 @@ from ddi._checks import (
 
 __all__ = ["Dataset", "cifar10", "crop_and_flip", "digits", "load_data", "mnist"]
 
+MOST = 10**6  # classes of a file: a label beyond is a mistake, and no network has room for it
 SETS = ("digits", "mnist", "cifar10")
 TENSORS = ("x_train", "y_train", "x_test", "y_test")
 DAMAGED = (
@@ -243,7 +244,7 @@ def _read_npz(path: Path) -> Dataset:
     try:
         with np.load(path, allow_pickle=False) as file:
             missing = sorted(set(TENSORS) - set(file.files))
-            arrays = {key: file[key] for key in TENSORS if key not in missing}
+            arrays = {key: np.asarray(file[key]) for key in TENSORS if key not in missing}
     except DAMAGED:
         raise ValueError(
             f"{path} cannot be read: it must be an .npz file of plain numbers, and is damaged, "
@@ -259,9 +260,10 @@ def _read_npz(path: Path) -> Dataset:
                 f"{path}: x_{split} must be uint8, (N, H, W) or (N, H, W, C) with the channels "
                 f"last, got {x.dtype} {x.shape}"
             )
-        if not np.issubdtype(y.dtype, np.integer) or y.shape != (len(x),) or y.min() < 0:
+        if not np.issubdtype(y.dtype, np.integer) or y.shape != (len(x),) or not _few(y):
             raise ValueError(
-                f"{path}: y_{split} must be {len(x)} labels >= 0, got {y.dtype} {y.shape}"
+                f"{path}: y_{split} must be {len(x)} labels from 0 to {MOST - 1}, "
+                f"got {y.dtype} {y.shape}"
             )
     shapes = arrays["x_train"].shape, arrays["x_test"].shape
     if shapes[0][1:] != shapes[1][1:]:
@@ -270,6 +272,10 @@ def _read_npz(path: Path) -> Dataset:
     y_train, y_test = (torch.tensor(arrays[f"y_{s}"].astype(np.int64)) for s in ("train", "test"))
     x_train, x_test = _images(arrays["x_train"]), _images(arrays["x_test"])
     return Dataset(path.stem, x_train, y_train, x_test, y_test, top + 1)
+
+
+def _few(y: np.ndarray) -> bool:
+    return bool(y.min() >= 0 and y.max() < MOST)
 
 
 def _images(x: np.ndarray) -> Tensor:

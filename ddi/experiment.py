@@ -24,11 +24,12 @@ import torch
 from torch import nn
 
 from ddi import _checks as check
+from ddi import _words as words
 from ddi.adversary import Attack
 from ddi.data import Dataset
 from ddi.descent import Rule
 from ddi.kernels import Kernels
-from ddi.plan import Phase, Setting
+from ddi.plan import Phase, Setting, whole_plan
 from ddi.tables import applicable, attack_of, default_attack, known, make, model_of
 from ddi.trainer import train
 
@@ -61,6 +62,14 @@ class Run:
     phases: tuple[Phase, ...] = ()
     kernels: Kernels = Kernels()
 
+    def __post_init__(self) -> None:
+        for key in ("experiment", "arm"):
+            words.folder_name(key, getattr(self, key))
+        words.word("data", self.data)
+        words.table("model", self.model)
+        whole_plan(self.setting, self.rule, self.attack, self.evaluation, self.phases)
+        check.instance("kernels", self.kernels, Kernels)
+
     @property
     def name(self) -> str:
         """``<arm>-seed<k>``, the folder of its record."""
@@ -73,7 +82,7 @@ class Run:
 
     def folder(self, out: str | Path) -> Path:
         """Where its record is kept, inside ``out``."""
-        return Path(out).expanduser() / self.experiment / self.name
+        return words.path("out", out) / self.experiment / self.name
 
     def make_model(self, data: Dataset) -> nn.Module:
         """A new model for that data, with the weights of the run's seed."""
@@ -131,7 +140,7 @@ def read_experiment(
         ValueError: for an unknown key or arm, with what is known; for an impossible value, with
             where it stands.
     """
-    path = Path(path).expanduser()
+    path = words.path("path of the experiment", path)
     file = read_file(path)
     changes = [_override(text) for text in overrides]
     changes += [(["seeds"], seeds)] if seeds is not None else []
@@ -150,7 +159,7 @@ def read_experiment(
     known("--arms", chosen, [name for variant in variants for name in variant[:2]])
     experiment, runs = file.get("experiment", path.stem), []
     for name in (experiment, *(variant[1] for variant in variants)):
-        _folder_name(path.name, name)
+        words.folder_name(f"{path.name}: the name of an experiment or arm", name)
     for seed, (family, arm, tables, point) in itertools.product(each_seed, variants):
         if not {family, arm} & set(chosen):
             continue
@@ -196,26 +205,19 @@ def _check_top(where: str, file: dict[str, Any]) -> None:
             raise ValueError(f"{where}: {key} must be of the TOML type {name}, got {value!r}")
 
 
-def _folder_name(where: str, name: str) -> None:
-    if not re.fullmatch(r"[^\W_][\w .,+=()-]{0,99}", name) or name.endswith((".", " ")):
-        raise ValueError(
-            f"{where}: names of experiments and arms are folder names, of letters, digits and "
-            f".,+=()-_ or spaces, beginning with a letter or digit; got {name!r}"
-        )
-
-
 def _seeds(file: dict[str, Any], base: dict[str, Any]) -> list[int]:
     setting = base.get("setting", {})
     seeds = file.get("seeds", [setting.get("seed", 0)])
     if isinstance(seeds, int) and not isinstance(seeds, bool):
         seeds = range(check.integer("seeds", seeds, 1, MOST))
-    good = all(type(seed) is int and seed >= 0 for seed in seeds) and len(seeds) > 0
-    if isinstance(seeds, bool) or not good or len(set(seeds)) < len(seeds):
+    listed = list(seeds) if isinstance(seeds, (list, range)) else []
+    good = all(type(seed) is int and seed >= 0 for seed in listed) and len(listed) > 0
+    if not good or len(set(listed)) < len(listed):
         raise ValueError(
             f"seeds must be a number of seeds, 1 to {MOST}, or a list of different ones, "
             f"got {check.shown(seeds)}"
         )
-    return list(seeds)
+    return listed
 
 
 def _grid(where: str, file: dict[str, Any], runs: int) -> dict[str, list[Any]]:
@@ -224,6 +226,8 @@ def _grid(where: str, file: dict[str, Any], runs: int) -> dict[str, list[Any]]:
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
             raise ValueError(f"{where}: grid.{key} must be a list of values, got {values!r}")
+        if key == "setting.seed":
+            raise ValueError(f"{where}: grid.{key} must be given as seeds = {values}")
     points = math.prod(map(len, grid.values())) * runs
     if points > MOST:
         raise ValueError(f"{where}: arms, grid and seeds make {points} runs, at most {MOST}")

@@ -6,6 +6,7 @@ network with its options, the data's hash, the kind of device and the dtype. A c
 and a record is kept, only then; :func:`differences` says in words what is not equal.
 """
 
+import contextlib
 import functools
 import hashlib
 import types
@@ -29,8 +30,9 @@ def named(thing: Any) -> str:
     """A function or callable object by name, so that equal names mean equal functions.
 
     Functions of this package and schedules have their own names. Others are named with their
-    module, a partial with its arguments, an object with its plain attributes, and a function that a
-    user wrote with a hash of its code, since another of the same name may take its place.
+    module, a partial with its arguments, an object with its plain attributes, and a function or
+    class that a user wrote with a hash of its code, since another of the same name may take its
+    place.
     """
     if isinstance(thing, functools.partial):
         values = [_text(v) for v in thing.args] + [
@@ -49,7 +51,9 @@ def named(thing: Any) -> str:
         return f"{module}.{thing.__qualname__}"
     kind = type(thing)
     options = ", ".join(f"{k}={_text(v)}" for k, v in sorted(_attributes(thing).items()))
-    return f"{kind.__module__}.{kind.__qualname__}({options})"
+    written = _own_code(thing)
+    code = f"#{hashlib.sha256(repr(written).encode()).hexdigest()[:8]}" if written else ""
+    return f"{kind.__module__}.{kind.__qualname__}({options}){code}"
 
 
 def as_table(thing: Any) -> dict[str, Any]:
@@ -77,7 +81,8 @@ def network(model: nn.Module) -> str:
     for name, module in model.named_modules():
         kind = type(module)
         options = sorted((k, _text(v)) for k, v in _attributes(module).items())
-        lines.append(f"{name}: {kind.__module__}.{kind.__qualname__} {options}")
+        own = f" {written}" if (written := _own_code(module)) else ""
+        lines.append(f"{name}: {kind.__module__}.{kind.__qualname__} {options}{own}")
     for name, tensor in model.state_dict().items():
         lines.append(f"{name}: {tuple(tensor.shape)} {tensor.dtype}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -149,14 +154,63 @@ def _plain(value: Any) -> Any:
     return named(value) if callable(value) else value
 
 
-def _function_hash(function: types.FunctionType) -> str:
-    """Of a function's code, defaults and the plain values that it closes over."""
+def _own_code(thing: Any) -> list[str]:
+    """What a user wrote for the class of an object: the methods of each class that is neither of
+    torch nor of this package, and what the object holds besides options and what is in its state
+    (values of private names, lists and tables, tensors that are no parameters).
+    """
+    code = [
+        f"{name} {_function_hash(method)}"
+        for kind in type(thing).__mro__
+        if kind.__module__.partition(".")[0] not in ("torch", "ddi", "builtins", "typing")
+        for name, method in sorted(vars(kind).items())
+        if isinstance(method, types.FunctionType)
+    ]
+    if not code:
+        return []
+    bare = {*vars(nn.Module()), *_attributes(thing), "training"}
+    held = {k: v for k, v in getattr(thing, "__dict__", {}).items() if k not in bare}
+    if isinstance(thing, nn.Module):
+        held |= {k: thing._buffers[k] for k in thing._non_persistent_buffers_set}
+    return code + [f"{key}={_content(value)}" for key, value in sorted(held.items())]
+
+
+def _content(value: Any) -> str:
+    """The same text for the same content, of values that no address gets into."""
+    if isinstance(value, (torch.Tensor, np.ndarray)):
+        array = torch.as_tensor(value).detach().cpu()
+        numbers = hashlib.sha256(repr(array.tolist()).encode()).hexdigest()[:8]
+        return f"{tuple(array.shape)} {array.dtype} {numbers}"
+    if isinstance(value, Mapping):
+        return repr({str(key): _content(v) for key, v in value.items()})
+    if isinstance(value, (list, tuple)):
+        return repr([_content(v) for v in value])
+    if isinstance(value, (set, frozenset)):
+        return repr(sorted(map(_content, value)))
+    if isinstance(value, (bool, int, float, complex, str, bytes, type(None))):
+        return repr(value)
+    return (
+        named(value) if callable(value) and not isinstance(value, nn.Module) else str(type(value))
+    )
+
+
+def _function_hash(function: types.FunctionType, above: tuple[Any, ...] = ()) -> str:
+    """Of a function's code, its defaults, and the values that it closes over."""
 
     def code(c: types.CodeType) -> tuple[Any, ...]:
-        inner = [code(v) if isinstance(v, types.CodeType) else repr(v) for v in c.co_consts]
+        inner = [code(v) if isinstance(v, types.CodeType) else _content(v) for v in c.co_consts]
         return c.co_code, c.co_names, inner
 
-    cells = [cell.cell_contents for cell in function.__closure__ or ()]
-    plain = [repr(v) for v in cells if isinstance(v, (int, float, str, bool, tuple))]
-    known = (code(function.__code__), repr(function.__defaults__), plain)
+    def inside(value: Any) -> str:
+        if not isinstance(value, types.FunctionType):
+            return _content(value)
+        itself = value is function or value in above  # a function that calls itself closes over it
+        return "itself" if itself else _function_hash(value, (*above, function))
+
+    cells = []
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # one that is not filled yet
+            cells.append(inside(cell.cell_contents))
+    defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).items()]
+    known = code(function.__code__), [inside(v) for v in defaults], cells
     return hashlib.sha256(repr(known).encode()).hexdigest()[:8]

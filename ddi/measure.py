@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ddi import _words as words
 from ddi.checkpoint import Checkpoints, load_weights
 from ddi.data import Dataset, load_data
 from ddi.evaluate import (
@@ -53,7 +54,7 @@ def evaluate_run(
     record, path = read_record(folder), folder / "test.json"
     kept = _read(path)
     dtype = getattr(torch, str(record.provenance.get("dtype", "float32")))
-    data = load_data(_data_name(record, data_name)).to(device, dtype)
+    data = _data(record, data_name).to(device, dtype)
     model = _model(record, data, network_table).to(device, dtype)
     _check_network(record, model, data.name)
     evaluation: Any = attack_of("evaluation", record.config.get("evaluation", {}))
@@ -108,11 +109,16 @@ def _read(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _data_name(record: Record, given: str | None) -> str:
-    name = given or record.config.get("data") or record.provenance.get("data")
+def _data(record: Record, given: str | None) -> Dataset:
+    if given is not None:
+        return load_data(words.word("data", given))
+    name = record.config.get("data", record.provenance.get("data"))
     if not isinstance(name, str):
         raise ValueError(f"{record.name} does not say which data it is of; give it with --data")
-    return name
+    try:
+        return load_data(name)
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"{record.name}: {error}") from error
 
 
 def _model(record: Record, data: Dataset, given: str | None) -> nn.Module:
@@ -136,6 +142,8 @@ def _load(model: nn.Module, folder: Path, which: str) -> int:
     """Load the weights of the best or the last epoch into ``model``; returns that epoch."""
     if which == "best":
         found = load_weights(folder / "best.pt")
+        if not {"model", "epoch"} <= found.keys():
+            raise ValueError(f"{folder / 'best.pt'} holds no weights of this package")
         weights, epoch = found["model"], int(found["epoch"])
     else:
         weights, epoch = _last(folder)

@@ -5,14 +5,28 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import torch
+from torch import nn
+
 from ddi import _checks as check
 from ddi.adversary import AttackLike
 from ddi.attacks import PGD
 from ddi.data import Dataset
 from ddi.descent import Rule
+from ddi.identity import as_table
 from ddi.parallel import share
+from ddi.state import eager, frozen
 
-__all__ = ["Phase", "Setting", "check_plan", "default_evaluation", "phase_at"]
+__all__ = [
+    "Phase",
+    "Setting",
+    "check_model",
+    "check_plan",
+    "config_of",
+    "default_evaluation",
+    "phase_at",
+    "whole_plan",
+]
 
 
 @dataclass(frozen=True)
@@ -107,6 +121,27 @@ class Phase:
         check.function("attack", self.attack)
 
 
+def whole_plan(
+    setting: Setting,
+    rule: Rule,
+    attack: AttackLike,
+    evaluation: AttackLike,
+    phases: Sequence[Phase],
+) -> list[Phase]:
+    """All phases of a run, each of its parts of its kind.
+
+    Raises:
+        ValueError: for a part that is something else.
+    """
+    check.instance("setting", setting, Setting)
+    check.function("evaluation", evaluation)
+    if not isinstance(phases, (list, tuple)):
+        check.refuse("phases", "a list or tuple of ddi Phase", phases)
+    for i, phase in enumerate(phases):
+        check.instance(f"phases[{i}]", phase, Phase)
+    return [Phase(0.0, rule, attack), *phases]
+
+
 def phase_at(plan: Sequence[Phase], setting: Setting, epoch: int) -> Phase:
     """The phase that an epoch, counted from 0, belongs to: the last of those that have begun."""
     begun = [phase for phase in plan if setting.reached(phase.start, epoch)]
@@ -125,6 +160,23 @@ def default_evaluation(attack: AttackLike) -> PGD:
             "perturbations (eps, norm, box) is not known"
         )
     return PGD(attack.eps, attack.eps / 4, 20, norm=attack.norm, box=attack.box)
+
+
+def config_of(setting: Setting, plan: Sequence[Phase], evaluation: AttackLike) -> dict[str, Any]:
+    """What a record says of the run: its parts as TOML tables."""
+    first, *later = plan
+    config: dict[str, Any] = {
+        "setting": as_table(setting),
+        "rule": as_table(first.rule),
+        "attack": as_table(first.attack),
+        "evaluation": as_table(evaluation),
+    }
+    if later:
+        config["phases"] = [
+            {"start": p.start, "rule": as_table(p.rule), "attack": as_table(p.attack)}
+            for p in sorted(later, key=lambda phase: phase.start)
+        ]
+    return config
 
 
 def check_plan(setting: Setting, plan: Sequence[Phase], data: Dataset) -> None:
@@ -149,3 +201,17 @@ def check_plan(setting: Setting, plan: Sequence[Phase], data: Dataset) -> None:
                 f"chunks must be at most the batch_size, {setting.batch_size}, "
                 f"got {phase.rule.chunks}"
             )
+
+
+def check_model(model: nn.Module, data: Dataset) -> None:
+    """Raise ``ValueError`` unless the network gives the images of ``data`` a logit for each class;
+    it is left as it was.
+    """
+    x = data.x_train[:2]
+    with torch.random.fork_rng(), frozen(eager(model)), torch.no_grad():
+        found = check.logits(check.answer(eager(model), x), len(x))
+    if found.shape[1] < data.classes:
+        raise ValueError(
+            f"model must have a logit for each of the {data.classes} classes of {data.name}, "
+            f"got {found.shape[1]}"
+        )

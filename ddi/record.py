@@ -23,6 +23,8 @@ import numpy as np
 import tomli_w
 import torch
 
+from ddi import _checks as check
+from ddi import _words as words
 from ddi.checkpoint import MOVE, Lock, write_atomically
 from ddi.data import Dataset
 from ddi.identity import differences, flat
@@ -56,11 +58,9 @@ class Record:
         """The metrics of the ``"last"`` evaluated epoch, or of the ``"best"``, by robust validation
         accuracy.
         """
-        if which not in ("last", "best") or not self.metrics:
-            raise ValueError(
-                f'which must be "last" or "best", of a record with rows; '
-                f"got {which!r} for {self.name}"
-            )
+        check.one_of("which", which, ("last", "best"))
+        if not self.metrics:
+            raise ValueError(f"which must be of a record with rows, got none in {self.name}")
         i = -1 if which == "last" else int(self.metrics["robust"].argmax())
         return {key: float(column[i]) for key, column in self.metrics.items()}
 
@@ -71,7 +71,9 @@ def provenance(
     """What the numbers of a run depend on: device, driver, versions, commit, and the data set, if
     any, with its hash.
     """
-    device = torch.device(device)
+    device, dtype = check.device("device", device), check.float_dtype("dtype", dtype)
+    if dataset is not None:
+        check.instance("dataset", dataset, Dataset)
     cuda = device.type == "cuda"
     source = {
         "device": torch.cuda.get_device_name(device) if cuda else _processor(),
@@ -152,13 +154,17 @@ class RunWriter:
         source: dict[str, Any],
         tensorboard: bool = False,
     ) -> None:
-        self.folder = Path(folder)
+        self.folder = words.path("folder", folder)
+        config = words.table("config", config)
         self.rows: list[dict[str, float]] = []
-        self.source = dict(source)
+        self.source = words.table("source", source, null=True)
         self._start = time.perf_counter()
-        self._make_board = _summary_writer() if tensorboard else None
+        self._make_board = _summary_writer() if check.flag("tensorboard", tensorboard) else None
         self._board: Any = None
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):  # a file is in the way
+            check.refuse("folder", "a folder, or a path where one can be made", str(self.folder))
         self._lock = Lock(self.folder)
         try:
             _refuse_another(self.folder, config, self.source)
@@ -249,7 +255,7 @@ def read_record(folder: str | Path) -> Record:
     Raises:
         FileNotFoundError: if the folder holds no record. ValueError: if a file of it is damaged.
     """
-    folder = Path(folder)
+    folder = words.path("folder", folder)
     config, source = _config(folder), _source(folder)
     if source is None:
         raise FileNotFoundError(f"{folder} holds no record (no provenance.json)")
@@ -263,7 +269,7 @@ def read_records(experiment: str | Path) -> list[Record]:
     record is passed over, with a warning that names it.
     """
     found = []
-    for path in sorted(Path(experiment).glob("*/provenance.json")):
+    for path in sorted(words.path("experiment", experiment).glob("*/provenance.json")):
         try:
             found.append(read_record(path.parent))
         except (ValueError, OSError) as error:
@@ -301,7 +307,8 @@ def _metrics(folder: Path) -> dict[str, np.ndarray]:
     try:
         with open(path, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file, strict=True))
-        names = rows[0] if rows else {}
-        return {key: np.array([float(row[key]) for row in rows]) for key in names}
+        if not rows:
+            raise ValueError("it has no rows")
+        return {key: np.array([float(row[key]) for row in rows]) for key in rows[0]}
     except (ValueError, TypeError, csv.Error) as error:
         raise ValueError(f"{path} is damaged: {error}") from error

@@ -65,7 +65,10 @@ def make(where: str, kind: type[Any], table: dict[str, Any]) -> Any:
         raise ValueError(f"{where} needs {missing}")
     hints = get_type_hints(kind)
     values = {key: _value(f"{where}.{key}", value, hints[key]) for key, value in table.items()}
-    return kind(**values)
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _value(name: str, value: Any, hint: Any) -> Any:
@@ -110,7 +113,7 @@ def _schedule(name: str, value: Any) -> Any:
     match = re.fullmatch(r"inverse_time\((\d{1,9})\)", str(value))
     if not match:
         check.refuse(name, '"inverse_time(8)" or the like', value)
-    return inverse_time(int(match[1]))
+    return inverse_time(check.positive_int(name, int(match[1])))
 
 
 def attack_of(where: str, table: dict[str, Any]) -> Attack:

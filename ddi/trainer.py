@@ -20,15 +20,25 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ddi import _checks as check
+from ddi import _words as words
 from ddi.adversary import Attack, AttackLike, as_attack
 from ddi.checkpoint import Checkpoints, save_atomically
 from ddi.data import Dataset, crop_and_flip
 from ddi.descent import Rule
 from ddi.evaluate import clean_accuracy, robust_accuracy
 from ddi.gradients import assign_gradient
-from ddi.identity import as_table, flat, network
+from ddi.identity import flat, network
 from ddi.parallel import average_buffers, on_first, rank, sent
-from ddi.plan import Phase, Setting, check_plan, default_evaluation, phase_at
+from ddi.plan import (
+    Phase,
+    Setting,
+    check_model,
+    check_plan,
+    config_of,
+    default_evaluation,
+    phase_at,
+    whole_plan,
+)
 from ddi.record import DECIDES, RunWriter, provenance
 from ddi.state import eager, trainable
 
@@ -87,14 +97,12 @@ def train(
         ValueError: if the plan is impossible (:func:`check_plan`), or the checkpoints are damaged.
     """
     evaluation = default_evaluation(attack) if evaluation is None else evaluation
-    plan = [Phase(0.0, rule, attack), *phases]
+    plan = whole_plan(setting, rule, attack, evaluation, phases)
+    folder = _checked(model, data, folder, checkpoint_every, progress)
     check_plan(setting, plan, data)
-    if checkpoint_every is not None:
-        check.positive_int("checkpoint_every", checkpoint_every)
-    about = {"data": data.name, "model": {"name": f"python:{type(eager(model)).__name__}"}} | (
-        about or {}
-    )
-    config = _config(setting, plan, evaluation) | about
+    check_model(model, data)
+    own = {"data": data.name, "model": {"name": f"python:{type(eager(model)).__name__}"}}
+    config = config_of(setting, plan, evaluation) | own | words.table("about", about or {})
     source = provenance(data, data.x_train.device, data.x_train.dtype)
     source["network"] = network(model)
     source["frozen"] = [n for n, p in eager(model).named_parameters() if not p.requires_grad]
@@ -102,27 +110,21 @@ def train(
     record = on_first(lambda: RunWriter(folder, config, source, tensorboard))
     with record or nullcontext(), _own_randomness(data.x_train.device, setting.seed):
         training = _Training(model, data, setting, plan, evaluation, record)
-        training.files = Checkpoints(Path(folder), run)
+        training.files = Checkpoints(folder, run)
         if (state := sent(on_first(training.files.load))) is not None:
             training.load_state_dict(state)
         training.run(checkpoint_every, progress)
     return model
 
 
-def _config(setting: Setting, plan: Sequence[Phase], evaluation: AttackLike) -> dict[str, Any]:
-    first, *later = plan
-    config: dict[str, Any] = {
-        "setting": as_table(setting),
-        "rule": as_table(first.rule),
-        "attack": as_table(first.attack),
-        "evaluation": as_table(evaluation),
-    }
-    if later:
-        config["phases"] = [
-            {"start": p.start, "rule": as_table(p.rule), "attack": as_table(p.attack)}
-            for p in sorted(later, key=lambda phase: phase.start)
-        ]
-    return config
+def _checked(model: Any, data: Any, folder: Any, every: Any, progress: Any) -> Path:
+    """The folder, where all of these are of their kind."""
+    check.network("model", check.instance("model", model, nn.Module))
+    check.instance("data", data, Dataset)
+    if every is not None:
+        check.positive_int("checkpoint_every", every)
+    check.flag("progress", progress)
+    return words.path("folder", folder)
 
 
 @contextmanager
@@ -327,7 +329,7 @@ class _Training:
             if not isinstance(error, FloatingPointError) and self.sound(rule, x, y):
                 raise
             raise FloatingPointError(
-                f"the loss is no longer finite in {self.where()} ({error})"
+                f"training is no longer finite in {self.where()}: {error}"
             ) from error
 
     def sound(self, rule: Rule, x: Tensor, y: Tensor) -> bool:

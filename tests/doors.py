@@ -54,6 +54,7 @@ ALSO = {
     "path": ("experiment",),
     "thing": ("attack",),
     "folder": ("record",),
+    "evaluation": ("attack",),  # where it is called it is one
     "name": ("data",),
     "root": ("data",),
 }

@@ -65,4 +65,11 @@ PLANTED = [
     Fault("project_simplex: sorted upwards", "simplices", "_project", "-np.sort(-v, axis=-1)", "np.sort(v, axis=-1)"),
     Fault("contains: the box is not looked at", "threat", "Threat.contains", "inside & (self.norm(delta) <= self.eps + atol)", "self.norm(delta) <= self.eps + atol"),
     Fault("standard error without its root", "evaluate", "Accuracy.standard_error", "math.sqrt(self.value * (1 - self.value) / self.n)", "self.value * (1 - self.value) / self.n"),
+    Fault("a damaged checkpoint: its digest is not checked", "checkpoint", "load_weights", "sha256 is not None and sha256 != digest(found)", "False"),
+    Fault("two at once: the lock is not taken", "checkpoint", "Lock", "fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)", "None"),
+    Fault("a damaged checkpoint pushes out the one before", "checkpoint", "Checkpoints.save", "self._sound and self.newest.exists()", "self.newest.exists()"),
+    Fault("the caller's generator is not given back", "trainer", "_own_randomness", "torch.random.fork_rng([device] if device.type == 'cuda' else [])", "nullcontext()"),
+    Fault("milestones by a floating product", "plan", "Setting.reached", "epoch >= Fraction(share).limit_denominator(10**6) * self.epochs", "epoch >= share * self.epochs"),
+    Fault("evaluation in train mode", "state", "frozen", "model.eval()", "model.train()"),
+    Fault("a network's own code is not in its identity", "identity", "network", "_own_code(module)", "[]"),
 ]

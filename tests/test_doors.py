@@ -102,7 +102,8 @@ def line() -> dict[str, Any]:
 
 
 def tiny(train: int = 12) -> ddi.Dataset:
-    a, b = batch(train), batch(4)
+    """Images that the network classifies as labelled, so that an evaluation attacks several."""
+    a, b = attacked(train), attacked(4)
     return ddi.Dataset("tiny", a["x"], a["y"], b["x"], b["y"], 10)
 
 

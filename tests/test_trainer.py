@@ -1,18 +1,21 @@
 """The trainer: what it computes, and that an interrupted run is the uninterrupted one."""
 
 import math
+import os
 import re
 import subprocess
 import sys
 import textwrap
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import ddi
 from ddi import (
     MLP,
     PGD,
@@ -26,7 +29,7 @@ from ddi import (
     read_record,
     train,
 )
-from ddi.checkpoint import Checkpoints
+from ddi.checkpoint import Checkpoints, load_weights
 from ddi.identity import named, network
 from ddi.plan import phase_at
 from ddi.record import AlreadyComplete
@@ -296,6 +299,20 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used_and_kept(tmp_path, capsy
     assert "checkpoint.pt cannot be read" in capsys.readouterr().out
 
 
+def test_a_damaged_checkpoint_does_not_push_out_the_good_one_before(tmp_path):
+    files = Checkpoints(tmp_path, {})
+    for at in (1, 2):
+        files.save({"at": at})
+    files.newest.write_bytes(files.newest.read_bytes()[:100])
+    again = Checkpoints(tmp_path, {})
+    assert again.load() == {"at": 1}
+    again.save({"at": 3})
+    assert load_weights(files.newest)["state"] == {"at": 3}
+    assert load_weights(files.before)["state"] == {"at": 1}
+    again.save({"at": 4})
+    assert load_weights(files.before)["state"] == {"at": 3}
+
+
 def test_if_no_checkpoint_can_be_read_nothing_is_overwritten(tmp_path):
     interrupted(tmp_path / "run")
     for name in ("checkpoint.pt", "checkpoint.previous.pt"):
@@ -448,11 +465,12 @@ def test_other_mistakes_are_not_called_divergence(tmp_path):
         train(fresh(), digits(), descent_rule("single"), wrong, QUICK, tmp_path / "run", WEAK)
 
 
-def test_the_last_step_may_not_leave_weights_that_are_not_finite(tmp_path):
-    setting = replace(QUICK, epochs=1, epoch_steps=1, lr=3e38, weight_decay=0.0)
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_last_step_may_not_leave_weights_that_are_not_finite(tmp_path, steps):
+    setting = replace(QUICK, epochs=1, epoch_steps=steps, lr=3e38, weight_decay=0.0, momentum=0.0)
     with pytest.raises(FloatingPointError):
-        run(tmp_path / "run", rule="mean", setting=replace(setting, momentum=0.0))
-        run(tmp_path / "again", rule="mean", setting=replace(setting, epoch_steps=2))
+        run(tmp_path / "run", rule="mean", setting=setting)
+    assert not read_record(tmp_path / "run").complete
 
 
 @pytest.mark.parametrize("epochs", [7, 90, 100, 200])
@@ -584,6 +602,73 @@ def test_functions_of_one_name_are_told_apart():
 
     assert named(make(1)) == named(make(1)) != named(make(2))
     assert named(one()).split("#")[1] != named(make(1)).split("#")[1]
+
+
+def a_network(forward=lambda self, z: z.flatten(1) @ self.w, **held):
+    """A network of a user's, whose class has always the same name."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.w = nn.Parameter(torch.zeros(64, 10))
+        self.register_buffer("mean", held.pop("mean", torch.zeros(3)), persistent=False)
+        vars(self).update(held)
+
+    return type("Users", (nn.Module,), {"__init__": __init__, "forward": forward})()
+
+
+def test_all_that_decides_a_network_of_ones_own_is_in_its_identity():
+    def powers(k):
+        return lambda self, z: (z**k).flatten(1) @ self.w
+
+    others = [
+        a_network(),
+        a_network(powers(2)),
+        a_network(powers(3)),
+        a_network(lambda self, z: z.flatten(1) @ self.w + 1),
+        a_network(_slope=0.1),
+        a_network(_slope=0.2),
+        a_network(scales=[1.0, 2.0]),
+        a_network(scales=[1.0, 3.0]),
+        a_network(table={"a": 1}),
+        a_network(act=lambda z: z + 1),
+        a_network(act=lambda z: z + 2),
+        a_network(mean=torch.ones(3)),
+        a_network(shift=torch.ones(3)),
+        nn.LeakyReLU(0.1),
+        nn.LeakyReLU(0.2),
+        nn.Dropout(0.1),
+        nn.Dropout(0.2),
+    ]
+    assert len({network(other) for other in others}) == len(others)
+    assert network(a_network(powers(2))) == network(a_network(powers(2)))
+    moved = a_network()
+    moved.eval().w.data += 1
+    assert network(moved) == network(a_network())
+
+
+def test_a_network_s_identity_is_the_same_in_every_process(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n"
+        "class Own(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.kinds, self._by = {'a', 'b', 'c'}, object()\n"
+        "    def forward(self, z, how='a', by=object()):\n"
+        "        return z if how in {'a', 'b', 'c', 'd'} else -z\n"
+    )
+    code = "import own; from ddi.identity import network; print(network(own.Own()))"
+    path = os.pathsep.join([str(tmp_path), str(Path(ddi.__file__).parents[1])])
+    seen = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(seen) == 1
 
 
 def test_a_plain_callable_is_an_attack_in_training_and_evaluation(tmp_path):

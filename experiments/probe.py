@@ -4,12 +4,13 @@
     DDI_DATA=<folder> python experiments/probe.py --model ResNet18 --data cifar10 --device cuda
 
 The network is trained by an arm (``pgd``) of an experiment file (SmallNet: small-cifar10.toml,
-ResNet18: figure4-left.toml, MLP: digits.toml) at its first learning rate. After given numbers of
-steps, on batches of images that
-training never sees: the cosines of m batch gradients at m restarts of the training attack, the
-slopes that every rule promises, and the measured change ``phi(theta + t s) - phi(theta)`` for its
-unit direction ``s`` and several ``t``. There ``phi`` is the mean over the batch of the largest loss
-found by several restarts of PGD-20, each sample's best iterate kept, always from the same starts.
+ResNet18: figure4-left.toml, MLP: digits.toml, or another by ``--experiment``) at its first learning
+rate, by the very steps that ``python -m ddi run`` takes. After given numbers of steps, on batches
+of images that training never sees: the cosines of m batch gradients at m restarts of PGD-7 (steps
+of ``eps / 4``, whatever the training attack), the slopes that every rule promises, and the measured
+change ``phi(theta + t s) - phi(theta)`` for its unit direction ``s`` and several ``t``. There
+``phi`` is the mean over the batch of the largest loss found by several restarts of PGD-20, each
+sample's best iterate kept, always from the same starts.
 
 Writes results/probe/<model>-<arm>-seed<k>/, a row a (step, batch, rule, t); ``rule`` counts from 0
 in the list ``rules`` of config.toml. A run that was interrupted goes on where it was; a complete
@@ -74,6 +75,37 @@ def gradient(
     return -step.gradient / step.gradient.norm().clamp_min(1e-30), step.diagnostics["norm"]
 
 
+def probing(training: ddi.PGD) -> ddi.PGD:
+    """PGD-7 in the set of the training attack: that attack itself, where it is the paper's."""
+    eps = training.eps
+    return ddi.PGD(eps, eps / 4, 7, norm=training.norm, box=training.box, loss=training.loss)
+
+
+def directions(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    deltas: Tensor,
+    best: Tensor,
+    chunks: int,
+    lr: float,
+    rules: list[str],
+) -> dict[str, tuple[Tensor, float]]:
+    """Unit direction and norm of the rules, and of ``single`` and ``max``, with which all are
+    compared.
+    """
+    parts = {"method": "chunks", "chunks": chunks}
+    given = {name: (deltas, name, {}) for name in ("single", "max", "mean", "ddi")}
+    given |= {"strong": (best[None], "single", {})}
+    given |= {"product": (deltas, "product", parts | {"normalize": False})}
+    given |= {"bundle": (deltas, "bundle", parts | {"joint": False, "t": lr})}
+    return {
+        name: gradient(model, x, y, d, rule, **extra)
+        for name, (d, rule, extra) in given.items()
+        if name in {"single", "max", *rules}
+    }
+
+
 def probe(
     model: nn.Module, x: Tensor, y: Tensor, other: list[Tensor], run: ddi.Run, options, seed: int
 ) -> list[dict]:
@@ -81,24 +113,11 @@ def probe(
     images does.
     """
     chunks = options.chunks
-    attack = replace(run.attack, steps=20, keep="best")
-    deltas = restarts(model, x, y, run.attack, options.m, seed)
+    measured = probing(run.attack)
+    attack = replace(measured, steps=20, keep="best")
+    deltas = restarts(model, x, y, measured, options.m, seed)
     best, φ = strongest(model, x, y, restarts(model, x, y, attack, RESTARTS, seed + 1))
-    given = {name: (deltas, name, {}) for name in ("single", "max", "mean", "ddi")}
-    given |= {"strong": (best[None], "single", {})}
-    given |= {
-        "product": (deltas, "product", {"method": "chunks", "chunks": chunks, "normalize": False})
-    }
-    given |= {
-        "bundle": (
-            deltas,
-            "bundle",
-            {"joint": False, "method": "chunks", "chunks": chunks, "t": run.setting.lr},
-        )
-    }
-    found = {
-        name: gradient(model, x, y, d, rule, **extra) for name, (d, rule, extra) in given.items()
-    }
+    found = directions(model, x, y, deltas, best, chunks, run.setting.lr, options.rules)
 
     rows, _ = ddi.chunk_gradients(model, x, y, deltas, chunks)  # (m, chunks, d)
     columns = rows.sum(1)
@@ -107,7 +126,7 @@ def probe(
     norms = gram.diagonal().sqrt()
     i, j = torch.triu_indices(options.m, options.m, 1)
     cosines = (gram / (norms[:, None] * norms))[i, j]
-    foreign, _ = gradient(model, *other, restarts(model, *other, run.attack, 1, seed + 2), "single")
+    foreign, _ = gradient(model, *other, restarts(model, *other, measured, 1, seed + 2), "single")
     same = {
         "cosine_mean": float(cosines.mean()),
         "cosine_min": float(cosines.min()),
@@ -117,7 +136,7 @@ def probe(
         "phi_m": strongest(model, x, y, deltas)[1],
     }
     result = []
-    for number, name in enumerate(RULES):
+    for number, name in enumerate(options.rules):
         direction, norm = found[name]
         slopes = {
             "slope_joint": float(ddi.directional_derivative(columns, direction)),
@@ -153,7 +172,8 @@ def train_to(
         model.parameters(), setting.lr, setting.momentum, weight_decay=setting.weight_decay
     )
     while at["step"] < target:
-        if len(at["order"]) < setting.batch_size:
+        fresh = setting.epoch_steps and at["step"] % setting.epoch_steps == 0
+        if fresh or len(at["order"]) < setting.batch_size:
             at["order"] = torch.randperm(
                 len(data.x_train), generator=batches, device=batches.device
             )
@@ -171,8 +191,38 @@ def train_to(
             save()
 
 
-def main() -> None:
-    """Read the command line; train, probe, record."""
+def earlier(
+    folder: Path, config: dict, device: torch.device
+) -> tuple[list[dict], float, dict | None]:
+    """Rows of the whole batches, seconds and state of an interrupted run; nothing if there is none.
+
+    Raises:
+        AlreadyComplete: if there is nothing left to do.
+        ValueError: if the folder holds another run.
+    """
+    if not (folder / "provenance.json").exists():
+        return [], 0.0, None
+    old = ddi.read_record(folder)
+    if old.complete:
+        raise ddi.record.AlreadyComplete
+    if old.config != config:
+        raise ValueError(f"{folder} holds an unfinished record of another setting; move it away")
+    if not (folder / "state.pt").exists():
+        return [], 0.0, None
+    state = torch.load(folder / "state.pt", weights_only=True, map_location=device)
+    tables = {
+        key: column.astype(int) if key in WHOLE else column for key, column in old.metrics.items()
+    }
+    columns = zip(*map(list, tables.values()), strict=True)
+    rows = [dict(zip(tables, row, strict=True)) for row in columns]
+    whole = Counter((row["step"], row["batch"]) for row in rows)
+    size = len(config["rules"]) * len(config["t"])
+    rows = [row for row in rows if whole[row["step"], row["batch"]] == size]
+    return rows, max((row["seconds"] for row in rows), default=0.0), state
+
+
+def command_line() -> argparse.ArgumentParser:
+    """Its options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--model",
@@ -180,18 +230,15 @@ def main() -> None:
         default="SmallNet",
         help="decides the experiment file (default: SmallNet)",
     )
-    parser.add_argument(
-        "--arm",
-        choices=("pgd", "pgd-normalised"),
-        default="pgd",
-        help="how it is trained (default: pgd)",
-    )
+    parser.add_argument("--experiment", help="another file of this folder, with that model")
+    parser.add_argument("--arm", default="pgd", help="how it is trained (default: pgd)")
     parser.add_argument(
         "--steps", default="0,100,400", help="numbers of training steps before each probe"
     )
     parser.add_argument("--batches", type=int, default=5, help="batches of a probe (default: 5)")
+    parser.add_argument("--m", type=int, default=10, help="restarts of PGD-7 (default: 10)")
     parser.add_argument(
-        "--m", type=int, default=10, help="restarts of the training attack (default: 10)"
+        "--rules", default=",".join(RULES), help="whose change is measured (default: all)"
     )
     parser.add_argument(
         "--chunks", type=int, default=8, help="parts of a batch that choose together (default: 8)"
@@ -205,22 +252,34 @@ def main() -> None:
     parser.add_argument(
         "--out", default=str(ROOT / "results"), help="folder of the records (default: results)"
     )
+    return parser
+
+
+def main() -> None:
+    """Read the command line; train, probe, record."""
+    parser = command_line()
     options = parser.parse_args()
     steps, options.t = (
         sorted(map(int, options.steps.split(","))),
         [float(text) for text in options.t.split(",")],
     )
+    options.rules = options.rules.split(",")
+    file = options.experiment or FILES[options.model]
     torch.backends.cudnn.allow_tf32 = False  # its ten bits would show in differences of phi
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     (run,) = ddi.read_experiment(
-        ROOT / "experiments" / FILES[options.model], arms=[options.arm], seeds=[options.seed]
+        ROOT / "experiments" / file, arms=[options.arm], seeds=[options.seed]
     )
+    if run.model["name"] != options.model or set(options.rules) - set(RULES):
+        parser.error(f"{file} must have a {options.model}, and rules be of {', '.join(RULES)}")
     data = ddi.load_data(options.data or run.data).to(device)
     part, x_val, y_val = data.hold_out(run.setting.validation)
     size = run.setting.batch_size
-    if min(steps) < 0 or not 2 <= options.batches <= len(x_val) // size or options.m < 2:
-        parser.error(f"steps must be >= 0, m >= 2 and batches from 2 to {len(x_val) // size}")
+    if min(steps) < 0 or options.batches < 1 or options.m < 2:
+        parser.error("steps must be >= 0, m >= 2 and batches >= 1")
+    if max(2, options.batches) > len(x_val) // size:  # a second one shows what other images do
+        parser.error(f"batches must be at most the {len(x_val) // size} of the held-out images")
     model = run.make_model(data)
     folder = Path(options.out) / "probe" / f"{options.model}-{options.arm}-seed{options.seed}"
     config = {
@@ -229,9 +288,9 @@ def main() -> None:
     }
     config |= {
         "steps": steps,
-        "rules": list(RULES),
+        "rules": options.rules,
         "data": data.name,
-        "experiment": FILES[options.model],
+        "experiment": file,
     }
     config |= {
         "batch_size": size,
@@ -239,36 +298,13 @@ def main() -> None:
         "measure": f"PGD-20, {RESTARTS} restarts, best iterate",
     }
     config |= {"training": {"autocast": True}} if device.type == "cuda" else {}
-    config |= {key: getattr(run.attack, key) for key in ("eps", "alpha")} | {
-        "attack_steps": run.attack.steps
-    }
+    config |= {key: getattr(probing(run.attack), key) for key in ("eps", "alpha")}
+    config |= {"attack_steps": probing(run.attack).steps}
 
-    rows, seconds, state = [], 0.0, None
-    if (folder / "provenance.json").exists():
-        old = ddi.read_record(folder)
-        if old.complete:
-            return print(f"{folder}: complete, kept")
-        if old.config != config:
-            raise ValueError(
-                f"{folder} holds an unfinished record of another setting; move it away"
-            )
-        if (folder / "state.pt").exists():
-            state = torch.load(folder / "state.pt", weights_only=True, map_location=device)
-            tables = {
-                key: column.astype(int) if key in WHOLE else column
-                for key, column in old.metrics.items()
-            }
-            rows = [
-                dict(zip(tables, row, strict=True))
-                for row in zip(*map(list, tables.values()), strict=True)
-            ]
-            whole = Counter((row["step"], row["batch"]) for row in rows)
-            rows = [
-                row
-                for row in rows
-                if whole[row["step"], row["batch"]] == len(RULES) * len(options.t)
-            ]
-            seconds = max((row["seconds"] for row in rows), default=0.0)
+    try:
+        rows, seconds, state = earlier(folder, config, device)
+    except ddi.record.AlreadyComplete:
+        return print(f"{folder}: complete, kept")
     at = {"step": 0, "order": torch.empty(0, dtype=torch.int64)}
     generators = tuple(
         torch.Generator(device).manual_seed(s) for s in (options.seed, options.seed + 10**6)
@@ -300,7 +336,7 @@ def main() -> None:
                     continue
                 x, y, *other = (
                     v[k * size : (k + 1) * size]
-                    for k in (b, (b + 1) % options.batches)
+                    for k in (b, (b + 1) % max(2, options.batches))
                     for v in (x_val, y_val)
                 )
                 for row in probe(

@@ -3,11 +3,14 @@ until nothing is left.
 
     DDI_DATA=<folder> python experiments/gpu.py --seconds 560 --work /tmp/ddi --records records.tgz
 
-Steps, one after the other: the benchmark (book/speed.md), the probe along training and the main
-comparison at the paper's setting (chapter 11), then more seeds and the other figures' arms (chapter
-12). A step that is complete is skipped, and one that the time cuts goes on in the next piece, as
-long as the work folder is there. Every piece ends by packing all records without weights into one
-archive; unpack it at the repository's root. ``--tiny`` runs the same steps on a CPU at toy size.
+Steps, one after the other: a check that the kernels work on this machine, the probe along training,
+the benchmark (book/speed.md), claim (i) of chapter 11 (figure1c: PGD and normalised PGD, then
+product DDi and DDi), then more seeds and the other figures' arms (chapter 12). No training has
+drops of the learning rate, so each is a prefix of the paper's 200 epochs, the first drop of which
+is at 100; the records say so. A step that is complete is skipped, and one that the time cuts goes
+on in the next piece, as long as the work folder is there. Every piece ends by packing all records
+without weights into one archive; unpack it at the repository's root. ``--tiny`` runs the same steps
+on a CPU at toy size.
 """
 
 import argparse
@@ -15,11 +18,12 @@ import subprocess
 import sys
 import tarfile
 import time
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FAST = ["kernels.precision=attack-bf16", "kernels.channels_last=true"]
-TINY = [
+SMALL = [
     "data=digits",
     "model.name=SmallNet",
     "setting.batch_size=20",
@@ -32,93 +36,83 @@ def plan(
     work: Path, epochs: int, tiny: bool, compile: str = "reduce-overhead"
 ) -> list[tuple[str, list[str]]]:
     """Name and command of every step, in order."""
-    out = ["--out", str(work / "results")]
-    bench = [
-        str(ROOT / "benchmarks" / "run.py"),
-        "--out",
-        str(work / "benchmarks" / ("tiny.json" if tiny else "cuda-ResNet18.json")),
-    ]
-    probe = [
-        str(ROOT / "experiments" / "probe.py"),
-        "--model",
-        "ResNet18",
-        "--steps",
-        "0,200,1000,4000",
-        *out,
-    ]
-    if not tiny:
-        bench += ["--compile", compile]
-    else:
-        bench += [
-            "--model",
-            "SmallNet",
-            "--batch",
-            "4",
-            "--rounds",
-            "1",
-            "--sections",
-            "steps",
-            "--device",
-            "cpu",
-        ]
-        probe = [
-            probe[0],
-            "--model",
-            "MLP",
-            "--steps",
-            "0,2",
-            "--batches",
-            "1",
-            "--m",
-            "2",
-            "--t",
-            "0.1",
-            "--device",
-            "cpu",
-            *out,
-        ]
+    how = ["--device", "cpu"] if tiny else [*FAST, f"kernels.compile={compile}"]
 
     def run(file: str, arms: str, seed: int) -> tuple[str, list[str]]:
-        command = [
-            "-m",
-            "ddi",
-            "run",
-            str(ROOT / "experiments" / f"{file}.toml"),
-            f"seeds=[{seed}]",
-            "--arms",
-            arms,
-        ]
-        command += [
-            "--epochs",
-            str(epochs),
-            "--quiet",
-            "--checkpoint-every",
-            "100",
-            "setting.evaluate_every=2",
-            *out,
-        ]
-        return f"{file}: {arms}, seed {seed}", command + (
-            ["--device", "cpu", *TINY] if tiny else [*FAST, f"kernels.compile={compile}"]
-        )
+        command = ["-m", "ddi", "run", str(ROOT / "experiments" / f"{file}.toml")]
+        command += [f"seeds=[{seed}]", "--arms", arms, "--epochs", str(epochs)]
+        command += ["setting.milestones=[]", "setting.evaluate_every=2"]
+        command += ["--quiet", "--checkpoint-every", "100", "--out", str(work / "results"), *how]
+        return f"{file}: {arms}, seed {seed}, {prefix(epochs)}", command + (SMALL if tiny else [])
 
-    steps = [("benchmark", bench), ("probe", probe)]
-    steps += [run("figure4-left", arm, 0) for arm in ("pgd-normalised", "pgd", "product", "ddi")]
-    steps += [
-        run("figure4-left", arm, seed) for seed in (1, 2) for arm in ("pgd-normalised", "pgd")
+    check = ["-m", "ddi", "run", str(ROOT / "experiments" / "figure1c.toml"), "seeds=[0]"]
+    check += [
+        "--arms",
+        "pgd" if tiny else "pgd,product,ddi",
+        "--epochs",
+        "1",
+        "--quiet",
+        "--out",
+        str(work / "check"),
+        *how,
+        *SMALL,
     ]
-    steps += [
-        run("figure4-left", "product", 1),
+    steps = [("check", check), ("probe", probe(work, tiny)), ("benchmark", bench(work, tiny, how))]
+    steps += [run("figure1c", arm, 0) for arm in ("pgd", "pgd-normalised", "product", "ddi")]
+    steps += [run("figure1c", arm, seed) for seed in (1, 2) for arm in ("pgd", "pgd-normalised")]
+    return [
+        *steps,
+        run("figure1c", "product", 1),
         run("figure5a", "pgd-max-10", 0),
         run("figure5b", "fast,fast-normalised", 0),
     ]
-    return steps
+
+
+def prefix(epochs: int) -> str:
+    """What these records are called."""
+    return f"prefix of {epochs} epochs"
+
+
+def probe(work: Path, tiny: bool) -> list[str]:
+    """The command of the probe."""
+    command = [str(ROOT / "experiments" / "probe.py"), "--out", str(work / "results")]
+    if not tiny:
+        return [*command, "--model", "ResNet18", "--steps", "0,200,1000,4000"]
+    command += ["--model", "MLP", "--steps", "0,2", "--batches", "1", "--m", "2", "--t", "0.1"]
+    return [*command, "--device", "cpu"]
+
+
+def bench(work: Path, tiny: bool, how: list[str]) -> list[str]:
+    """The command of the benchmark; on a GPU with the kernels of the trainings."""
+    name = "tiny" if tiny else "cuda-ResNet18"
+    command = [str(ROOT / "benchmarks" / "run.py")]
+    command += ["--out", str(work / "benchmarks" / f"{name}.json")]
+    if not tiny:
+        return [*command, "--compile", how[-1].partition("=")[2]]
+    command += ["--model", "SmallNet", "--batch", "4", "--rounds", "1", "--sections", "steps"]
+    return [*command, "--device", "cpu"]
+
+
+def label(work: Path) -> None:
+    """Write beside the records of every experiment what part of a training they are."""
+    for folder in sorted((work / "results").glob("*")):
+        settings = [
+            tomllib.loads(path.read_text(encoding="utf-8")).get("setting")
+            for path in sorted(folder.glob("*/config.toml"))
+        ]
+        if lengths := {prefix(setting["epochs"]) for setting in settings if setting}:
+            text = f"{folder.name}: {', '.join(sorted(lengths))} of a training, without drops.\n"
+            (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def pack(work: Path, archive: Path) -> None:
-    """All records and benchmarks, without weights."""
+    """All records and benchmarks, with their labels and without weights."""
+    label(work)
     with tarfile.open(archive, "w:gz") as tar:
-        for path in sorted(work.glob("**/*")):
-            if path.suffix in (".toml", ".csv", ".json") and path.is_file():
+        for path in sorted(
+            p for top in ("results", "benchmarks") for p in work.glob(f"{top}/**/*")
+        ):
+            if path.suffix in (".toml", ".csv", ".json", ".md") and path.is_file():
                 tar.add(path, str(path.relative_to(work)))
 
 

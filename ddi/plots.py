@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ddi.record import Record
@@ -19,6 +20,7 @@ __all__ = [
     "label_ends",
     "label_line",
     "line",
+    "panels",
     "save_curves",
     "show_images",
     "use_style",
@@ -192,16 +194,40 @@ def curves(
     label_ends(drawn, list(names.values()))
 
 
+TITLES = {
+    "robust": "robust accuracy (validation)",
+    "clean": "clean accuracy (validation)",
+    "robust_train": "robust accuracy (training images)",
+    "train_loss": "training loss under attack",
+    "norm": "norm of the direction",
+    "seconds": "seconds of training",
+}
+
+
+def panels(
+    records: Iterable[Record],
+    shown: Sequence[tuple[str, str]] = (("epoch", "robust"), ("seconds", "robust")),
+    names: dict[str, str] | None = None,
+) -> Figure:
+    """Draw any experiment's arms in panels side by side: by default robust accuracy against epochs
+    and against seconds.
+
+    Args:
+        records, names: as for :func:`curves`. shown: a pair of columns ``(x, y)`` for each panel.
+    """
+    records = list(records)
+    figure, axes = plt.subplots(1, len(shown), figsize=(5.5 * len(shown), 4.2), squeeze=False)
+    for ax, (x, y) in zip(axes[0], shown, strict=True):
+        curves(ax, records, y, x, names)
+        ax.set(xlabel=TITLES.get(x, x), ylabel=TITLES.get(y, y))
+    return figure
+
+
 def save_curves(records: Sequence[Record], path: str | Path) -> None:
     """Save robust and clean validation accuracy along training, of all arms, as a picture."""
     with plt.rc_context():
         use_style()
-        figure, axes = plt.subplots(1, 2, figsize=(11, 4.2))
-        for ax, y, title in zip(
-            axes, ("robust", "clean"), ("robust accuracy", "clean accuracy"), strict=True
-        ):
-            curves(ax, records, y)
-            ax.set(xlabel="epoch", ylabel=f"{title} (validation)")
+        figure = panels(records, (("epoch", "robust"), ("epoch", "clean")))
         figure.savefig(path)
         plt.close(figure)
 

@@ -26,7 +26,7 @@ ORDER = (
     "_checks _words state threat losses adversary attacks objectives simplices quadratic solver "
     "danskin parallel gradients product combine descent sharpness models data evaluate identity "
     "clone checkpoint record plan trainer kernels tables experiment plots measure commands "
-    "__main__"
+    "page __main__"
 ).split()
 
 

@@ -59,6 +59,29 @@ def test_seeds_are_cut_to_the_shortest_and_records_without_rows_passed_over(tmp_
         assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
+def test_panels_draw_every_arm_against_epochs_and_against_seconds():
+    def record(name, seconds, robust):
+        metrics = {"epoch": [1.0, 2.0], "seconds": seconds, "robust": robust, "norm": [3.0, 1.0]}
+        return Record(name, {}, {key: np.array(value) for key, value in metrics.items()}, {})
+
+    records = [
+        record("pgd-seed0", [10.0, 20.0], [0.1, 0.3]),
+        record("pgd-seed1", [14.0, 30.0], [0.2, 0.4]),
+        record("fast-seed0", [3.0, 6.0], [0.1, 0.2]),
+    ]
+    figure = plots.panels(iter(records))
+    epochs, seconds = figure.axes
+    assert [line.get_xdata().tolist() for line in epochs.lines] == [[1, 2], [1, 2]]
+    assert [line.get_xdata().tolist() for line in seconds.lines] == [[12, 25], [3, 6]]
+    for ax in (epochs, seconds):
+        assert {text.get_text() for text in ax.texts} == {"PGD", "fast"}
+        assert ax.lines[0].get_ydata() == pytest.approx([0.15, 0.35])
+    assert "seconds" in seconds.get_xlabel() and "robust" in seconds.get_ylabel()
+    (ax,) = plots.panels(records, [("epoch", "norm")], {"fast": "FAST"}).axes
+    assert ax.lines[0].get_ydata().tolist() == [3, 1] and ax.texts[0].get_text() == "FAST"
+    plt.close("all")
+
+
 def test_every_method_has_its_own_colour_and_its_own_dash_or_marker():
     colours = [m["color"] for m in plots.METHODS.values()]
     shapes = [(str(m["linestyle"]), m["marker"]) for m in plots.METHODS.values()]

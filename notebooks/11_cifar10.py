@@ -66,6 +66,16 @@ torch.set_num_threads(1)
 RESULTS = repository() / "results"
 
 # %% [markdown]
+# **Run it yourself, or not.** The cell below does nothing as it stands: this page reads recorded runs. Set `RUN` to `"tiny"` for a minute on any machine, or to an experiment for ten minutes of it on your GPU; run it again and it goes on. What you record is read by the cells that follow.
+
+# %%
+RUN = None  # "tiny", "figure1c", "figure4-right", "figure5a", "figure5b", "figure8", ...
+if RUN is not None:
+    from ddi.page import from_page
+
+    from_page(RUN, minutes=10)  # download=True fetches CIFAR-10
+
+# %% [markdown]
 # ## The claim
 #
 # :::{admonition} Source's claim (Latorre et al. 2023, section 5.3, Figs. 1c and 4 left)

@@ -597,6 +597,16 @@ ax.grid(axis="y", visible=False)
 plt.show()
 
 # %% [markdown]
+# **Run it yourself, or not.** The cell below does nothing as it stands: this page reads recorded runs. Set `RUN` to `"tiny"` for a minute on any machine, or to an experiment for ten minutes of it on your GPU; run it again and it goes on. What you record is read by the cells that follow.
+
+# %%
+RUN = None  # "tiny", "figure1c", "figure4-right", "figure5a", "figure5b", "figure8", ...
+if RUN is not None:
+    from ddi.page import from_page
+
+    from_page(RUN, minutes=10)  # download=True fetches CIFAR-10
+
+# %% [markdown]
 # Of the eight, only the two with DDi are normalised in Algorithm 1; in {numref}`fig-12-variants` that is the whole difference. On the digits a single-step adversary suffices for a fast start, and normalised FAST does it without DDi. Eight gradients that nearly coincide cannot tell whether each part of DDi is necessary where they do not; for the paper's network the claim stays open. None of this concerns final accuracy, for which the quality of the attack may well matter.
 #
 # (records-12)=
@@ -840,6 +850,20 @@ for activation, slope in ((torch.nn.functional.relu, 0.0), (torch.nn.functional.
     for γ in (torch.ones(1), -torch.ones(1)):
         assert ddi.directional_derivative(columns, γ) == slope
         assert ddi.one_sided(lambda θ, f=activation: f(θ * corners).max(), torch.zeros(1), γ) == 1.0
+
+# %% [markdown]
+# ## The paper's own network, as far as it has been run
+#
+# One panel an experiment, arms against epochs and against seconds; where nothing is recorded, a sentence says so.
+
+# %% tags=["hide-input"]
+for name in ("figure4-right", "figure5a", "figure5b", "resnet-cpu"):
+    if found := ddi.read_records(RESULTS / name):
+        asked = found[0].config["setting"]["epochs"]
+        plots.panels(found).suptitle(f"{name}: {found[0].provenance['device']}, {asked} epochs asked for")
+        plt.show()
+    else:
+        print(f"{name}: no record yet")
 
 # %% [markdown]
 # So an experiment *could* have told direction from length. On our networks it had nothing to tell, because the first condition, opposed gradients at nearly tied perturbations, was not met.

@@ -69,6 +69,16 @@ torch.set_num_threads(1)
 book = repository()  # experiments/ and results/ live there
 
 # %% [markdown]
+# **Run it yourself, or not.** The cell below does nothing as it stands: this page reads recorded runs. Set `RUN` to `"tiny"` for a minute on any machine, or to an experiment for ten minutes of it on your GPU; run it again and it goes on. What you record is read by the cells that follow.
+
+# %%
+RUN = None  # "tiny", "figure1c", "figure4-right", "figure5a", "figure5b", "figure8", ...
+if RUN is not None:
+    from ddi.page import from_page
+
+    from_page(RUN, minutes=10)  # download=True fetches CIFAR-10
+
+# %% [markdown]
 # ## What the sources say about the price
 #
 # :::{admonition} Source's claims (Latorre et al. 2023, section 5.3 and appendix B.4)
@@ -806,6 +816,20 @@ for axis in (ax.xaxis, ax.yaxis):
     axis.set_major_formatter("{x:g}")
 ax.set(xlabel="passes, times PGD-7 training", ylabel="seconds, times PGD-7 training", xlim=(0.3, 16), ylim=(0.25, 16))
 plt.show()
+
+# %% [markdown]
+# ## The paper's own network, as far as it has been run
+#
+# One panel an experiment, arms against epochs and against seconds; where nothing is recorded, a sentence says so.
+
+# %% tags=["hide-input"]
+for name in ("figure8",):
+    if found := ddi.read_records((book / "results") / name):
+        asked = found[0].config["setting"]["epochs"]
+        plots.panels(found).suptitle(f"{name}: {found[0].provenance['device']}, {asked} epochs asked for")
+        plt.show()
+    else:
+        print(f"{name}: no record yet")
 
 # %% [markdown]
 # ## Summary

@@ -88,6 +88,7 @@ def environment(case: Case, python: str) -> dict[str, str]:
     """The environment of a case; NumPy refuses features that it was not built to dispatch."""
     found = dict(os.environ) | case.environment
     found |= {"OMP_NUM_THREADS": str(case.threads), "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
+    found["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that wait leave the cores to those that work
     if case.numpy_without:
         asked = subprocess.run([python, "-c", NUMPY], capture_output=True, text=True, check=True)
         off = [name for name in asked.stdout.split() if re.search(case.numpy_without, name)]

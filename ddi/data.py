@@ -71,7 +71,7 @@ class Dataset:
             labels(f"y_{split}", getattr(self, f"y_{split}"), len(x), self.classes)
         train, test = self.x_train, self.x_test
         if (train.shape[1:], train.dtype) != (test.shape[1:], test.dtype):
-            like = f"like x_train, of shape (N, *{tuple(train.shape[1:])}) and {train.dtype}"
+            like = f"of shape (N, *{tuple(train.shape[1:])}) and {train.dtype}, like x_train"
             refuse("x_test", like, test)
 
     def to(

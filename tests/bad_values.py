@@ -371,4 +371,5 @@ KEPT = tuple(bad for bad in ATTACK if not bad.label.startswith("returns"))  # an
 LOGITS = without(ANYWHERE, "last axis shorter")
 CROPPED = without(floats(other_shapes=False, dtypes=False), "NaN inside", "infinite inside", "minus infinite inside")  # to look at them costs a GPU a wait a batch
 VALUED = without(LOSS, "without gradient")  # where none is taken
+SEVERAL = without(floats(dtypes=False), "one axis more")  # perturbations of each image
 NEVER = (is_("given", 2), is_("a string", "2"))  # an argument that belongs to another method

@@ -233,10 +233,11 @@ def _stored(
         if download:
             why = f"{type(error).__name__}: {error}".splitlines()[0]
             raise FileNotFoundError(
-                f"{name} could not be downloaded to root {folder} ({why}). No network? {ways}"
+                f"{name} could not be downloaded to {folder} (root; {why}). Without a "
+                f"network: {ways}"
             ) from error
         raise FileNotFoundError(
-            f"{name} was not found under root {folder}, or is not whole. Three ways to get it: let "
+            f"{name} was not found under {folder} (root), or is not whole. Ways to get it: let "
             f"torchvision download it ({name}(download=True)); {ways}"
         ) from error
     except DAMAGED as error:

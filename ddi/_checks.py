@@ -215,11 +215,19 @@ def batch_of(name: str, value: Any, batch: int) -> Tensor:
     return value
 
 
-def labels(name: str, value: Any, batch: int, classes: int | None = None) -> Tensor:
-    """Integer class labels, int64 of shape ``(batch,)``, from 0 (to ``classes - 1``)."""
+def label_tensor(name: str, value: Any, batch: int) -> Tensor:
+    """A dense int64 tensor of shape ``(batch,)``: its values are not looked at, so that no wait for
+    a GPU is made, and ``vmap`` knows what is done.
+    """
     dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
     if not dense or value.dtype != torch.int64 or value.shape != (batch,):
         refuse(name, f"class labels, an int64 tensor of shape ({batch},)", value)
+    return value
+
+
+def labels(name: str, value: Any, batch: int, classes: int | None = None) -> Tensor:
+    """Integer class labels, int64 of shape ``(batch,)``, from 0 (to ``classes - 1``)."""
+    label_tensor(name, value, batch)
     if batch:
         low, high = torch.stack(torch.aminmax(value)).tolist()
         if low < 0 or (classes is not None and high >= classes):
@@ -240,6 +248,11 @@ def logits(value: Any, batch: int) -> Tensor:
     ):
         refuse("the model's output", f"a floating-point tensor of logits, ({batch}, C)", value)
     return value
+
+
+def scalar(name: str, value: Any) -> float:
+    """A finite number, or a tensor that holds one."""
+    return finite(name, value.item() if isinstance(value, Tensor) and value.numel() == 1 else value)
 
 
 def one_device(**tensors: Any) -> None:

@@ -214,17 +214,36 @@ Phi = Callable[[Tensor], Tensor | float]
 def one_sided(phi: Phi, theta: Tensor, direction: Tensor, t: float = 1e-6) -> float:
     """One-sided difference quotient ``(phi(theta + t s) - phi(theta)) / t`` for ``t > 0``; tends to
     ``D_s phi`` (eq. 6).
+
+    Args:
+        phi: from a tensor like ``theta`` to one finite number, or a tensor of one. theta: floating
+            point, of any shape. direction: ``s``, of that shape. t: positive.
+
+    Raises:
+        ValueError: for an argument that is none of these.
     """
     t = _checks.positive("t", t)
-    return (float(phi(theta + t * direction)) - float(phi(theta))) / t
+    ahead, here = _values(phi, theta, direction, t, 0.0)
+    return (ahead - here) / t
 
 
 def two_sided(phi: Phi, theta: Tensor, direction: Tensor, t: float = 1e-6) -> float:
-    """Two-sided quotient ``(phi(theta + t s) - phi(theta - t s)) / (2 t)``.
+    """Two-sided quotient ``(phi(theta + t s) - phi(theta - t s)) / (2 t)``; arguments and errors as
+    for :func:`one_sided`.
 
     Where ``phi`` has a kink it has a limit all the same, half the difference of the slopes along
     ``s`` and along ``-s``, and the limit is no directional derivative: ``phi = |theta|`` at 0 gives
     0.
     """
     t = _checks.positive("t", t)
-    return (float(phi(theta + t * direction)) - float(phi(theta - t * direction))) / (2 * t)
+    ahead, behind = _values(phi, theta, direction, t, -t)
+    return (ahead - behind) / (2 * t)
+
+
+def _values(phi: Phi, theta: Tensor, direction: Tensor, *steps: float) -> list[float]:
+    """``phi(theta + step * s)`` for each step."""
+    _checks.function("phi", phi)
+    _checks.float_tensor("theta", theta, 0)
+    _checks.float_tensor("direction", direction, 0, tuple(theta.shape))
+    _checks.one_device(theta=theta, direction=direction)
+    return [_checks.scalar("phi(theta)", phi(theta + step * direction)) for step in steps]

@@ -8,6 +8,7 @@ import os
 import struct
 import zipfile
 import zlib
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ddi import _checks
 from ddi._checks import (
     flag,
     float_tensor,
+    images,
     integer,
     labels,
     one_device,
@@ -31,9 +33,9 @@ from ddi._checks import (
 
 __all__ = ["Dataset", "cifar10", "crop_and_flip", "digits", "load_data", "mnist"]
 
-MOST = 10**6  # classes of a file: a label beyond is a mistake, and no network has room for it
 SETS = ("digits", "mnist", "cifar10")
 TENSORS = ("x_train", "y_train", "x_test", "y_test")
+CLASSES = 100_000  # at most, in a file: a larger label is a mistake, and no network has its output
 DAMAGED = (
     *(OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, AssertionError),
     *(RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error, struct.error),
@@ -45,8 +47,8 @@ class Dataset:
     """Training and test images ``(N, C, H, W)``, of one shape, dtype and device, and int64 labels
     ``(N,)`` in ``0 ... classes - 1``.
 
-    Images are in ``[0, 1]``, unless the attacks' box says otherwise; it is there that their values
-    are checked.
+    Images are finite, and in ``[0, 1]``, unless the attacks' box says otherwise; it is there that
+    this is checked.
 
     Raises:
         ValueError: for tensors that are not so.
@@ -65,11 +67,12 @@ class Dataset:
         store(self, classes=positive_int("classes", self.classes))
         one_device(**{name: getattr(self, name) for name in TENSORS})
         for split in ("train", "test"):
-            x = float_tensor(f"x_{split}", getattr(self, f"x_{split}"), 2, all_finite=False)
+            x = images(f"x_{split}", getattr(self, f"x_{split}"))
             labels(f"y_{split}", getattr(self, f"y_{split}"), len(x), self.classes)
         train, test = self.x_train, self.x_test
         if (train.shape[1:], train.dtype) != (test.shape[1:], test.dtype):
-            refuse("x_test", f"of shape (N, *{tuple(train.shape[1:])}) and {train.dtype}", test)
+            like = f"of shape (N, *{tuple(train.shape[1:])}) and {train.dtype}, like x_train"
+            refuse("x_test", like, test)
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -119,7 +122,8 @@ class Dataset:
         source = torch.Generator().manual_seed(integer("seed", seed, 0, 2**63 - 1))
         order = torch.randperm(len(self.x_train), generator=source).to(self.x_train.device)
         held, rest = order[:count], order[count:]
-        smaller = replace(self, x_train=self.x_train[rest], y_train=self.y_train[rest])
+        smaller = copy(self)  # parts of what has been checked are not looked at again
+        store(smaller, x_train=self.x_train[rest], y_train=self.y_train[rest])
         return smaller, self.x_train[held], self.y_train[held]
 
     def sha256(self) -> str:
@@ -138,9 +142,9 @@ def digits() -> Dataset:
     """
     from sklearn.datasets import load_digits
 
-    images, labels = load_digits(return_X_y=True)
-    x = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16
-    y = torch.tensor(labels, dtype=torch.int64)
+    pixels, classes = load_digits(return_X_y=True)
+    x = torch.tensor(pixels, dtype=torch.float32).view(-1, 1, 8, 8) / 16
+    y = torch.tensor(classes, dtype=torch.int64)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     train, test = order[:1400], order[1400:]
     return Dataset("digits", x[train], y[train], x[test], y[test], 10)
@@ -183,6 +187,7 @@ def load_data(name: str, download: bool = False) -> Dataset:
     """
     if not isinstance(name, (str, Path)) or not str(name):
         refuse("name", f"one of {SETS}, or the name or path of an .npz file", name)
+    flag("download", download)
     if name == "digits":
         return digits()
     if name in SETS:
@@ -228,10 +233,11 @@ def _stored(
         if download:
             why = f"{type(error).__name__}: {error}".splitlines()[0]
             raise FileNotFoundError(
-                f"{name} could not be downloaded to {folder} ({why}). Without a network: {ways}"
+                f"{name} could not be downloaded to {folder} (root; {why}). Without a "
+                f"network: {ways}"
             ) from error
         raise FileNotFoundError(
-            f"{name} was not found under {folder}, or is not whole. Three ways to get it: let "
+            f"{name} was not found under {folder} (root), or is not whole. Ways to get it: let "
             f"torchvision download it ({name}(download=True)); {ways}"
         ) from error
     except DAMAGED as error:
@@ -244,6 +250,7 @@ def _read_npz(path: Path) -> Dataset:
     try:
         with np.load(path, allow_pickle=False) as file:
             missing = sorted(set(TENSORS) - set(file.files))
+            # (of a member that is no array NumPy gives the bytes)
             arrays = {key: np.asarray(file[key]) for key in TENSORS if key not in missing}
     except DAMAGED:
         raise ValueError(
@@ -260,10 +267,11 @@ def _read_npz(path: Path) -> Dataset:
                 f"{path}: x_{split} must be uint8, (N, H, W) or (N, H, W, C) with the channels "
                 f"last, got {x.dtype} {x.shape}"
             )
-        if not np.issubdtype(y.dtype, np.integer) or y.shape != (len(x),) or not _few(y):
+        whole = np.issubdtype(y.dtype, np.integer) and y.shape == (len(x),)
+        if not whole or y.min() < 0 or y.max() >= CLASSES:
+            found = f"from {y.min()} to {y.max()}" if whole else f"{y.dtype} {y.shape}"
             raise ValueError(
-                f"{path}: y_{split} must be {len(x)} labels from 0 to {MOST - 1}, "
-                f"got {y.dtype} {y.shape}"
+                f"{path}: y_{split} must be {len(x)} labels from 0 to {CLASSES - 1}, got {found}"
             )
     shapes = arrays["x_train"].shape, arrays["x_test"].shape
     if shapes[0][1:] != shapes[1][1:]:
@@ -272,10 +280,6 @@ def _read_npz(path: Path) -> Dataset:
     y_train, y_test = (torch.tensor(arrays[f"y_{s}"].astype(np.int64)) for s in ("train", "test"))
     x_train, x_test = _images(arrays["x_train"]), _images(arrays["x_test"])
     return Dataset(path.stem, x_train, y_train, x_test, y_test, top + 1)
-
-
-def _few(y: np.ndarray) -> bool:
-    return bool(y.min() >= 0 and y.max() < MOST)
 
 
 def _images(x: np.ndarray) -> Tensor:
@@ -289,10 +293,15 @@ def crop_and_flip(x: Tensor, padding: int = 4, generator: torch.Generator | None
     its own device.
 
     Args:
-        padding: pixels of zeros at every edge, ``>= 0``. generator: source of crops and flips.
+        x: floating point; it is not looked at whether all are finite (whatever takes gradients
+            does that), since a GPU would be waited for. padding: pixels of zeros at every edge,
+            ``>= 0``. generator: source of crops and flips.
+
+    Raises:
+        ValueError: for an argument that is none of these.
     """
-    if not isinstance(x, Tensor) or x.ndim != 4 or not x.numel():
-        refuse("x", "a non-empty batch of images, (B, C, H, W)", x)
+    if float_tensor("x", x, 4, all_finite=False).ndim != 4:
+        refuse("x", "a batch of images, (B, C, H, W)", x)
     padding = integer("padding", padding, 0)
     source = random_source("generator", generator, x.device)
     batch, _, height, width = x.shape

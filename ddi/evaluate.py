@@ -152,7 +152,7 @@ def autoattack_accuracy(
     with frozen(model), torch.inference_mode(False), torch.random.fork_rng():  # the suite seeds
         x, y = x.detach().clone(), y.clone()
         with torch.no_grad():
-            classes = answer(model, x[:1]).shape[1]
+            classes = logits(answer(model, x[:1]), 1).shape[1]
         in_float32 = _InFloat32(model, x.dtype)
         suite = AutoAttack(in_float32, norm=norm, eps=eps, seed=seed, device=x.device)
         _few_classes(suite, classes)
@@ -169,8 +169,7 @@ class _InFloat32(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = answer(self.run, images.to(self.dtype))
-        return logits.to(images.dtype)
+        return logits(answer(self.run, images.to(self.dtype)), len(images)).to(images.dtype)
 
 
 def _few_classes(suite: Any, classes: int) -> None:

@@ -33,7 +33,6 @@ def passes(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Iterator["Pass
         ValueError: for images, labels, a model or a loss that cannot be used.
         RuntimeError: under ``torch.inference_mode``, which forbids derivatives.
     """
-    _checks.instance("model", model, nn.Module)
     _checks.labels("y", y, len(_checks.images("x", x)))
     _checks.one_device(x=x, y=y)
     _checks.function("loss", loss)
@@ -84,8 +83,9 @@ class Passes:
             top, classes = self.classes - 1, logits.shape[1]
             raise ValueError(f"y must be class labels from 0 to {classes - 1}, got {top}")
         values = self.loss(logits, y)
-        if not isinstance(values, Tensor) or values.shape != (len(images),):
-            wanted = f"one value a sample, a tensor of shape ({len(images)},)"
+        one = isinstance(values, Tensor) and values.shape == (len(images),)
+        if not one or not values.is_floating_point():
+            wanted = f"one value a sample, a floating-point tensor of shape ({len(images)},)"
             raise ValueError(
                 f"loss must return {wanted} (in torch's losses: reduction='none'), "
                 f"got {_checks.shown(values)}"
@@ -96,9 +96,7 @@ class Passes:
         """Write the gradient of ``1/k`` times the sum of the losses into ``out``; return these."""
         # inside frozen this is undone on leaving; outside they have it already
         parameters = [p.requires_grad_() for p in self.parameters.values()]
-        losses = self.losses(images, y)
-        if not losses.requires_grad:
-            raise ValueError("loss must depend on a trainable parameter of model, got none")
+        losses = _differentiable(self.losses(images, y))
         total = losses.sum() / k
         each = torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
         for piece, one in zip(torch.split(out, self.sizes), each, strict=True):
@@ -131,7 +129,7 @@ class Passes:
         def value(
             parameters: dict[str, Tensor], some: Tensor, labels: Tensor
         ) -> tuple[Tensor, Tensor]:
-            losses = self.losses(some, labels, parameters)
+            losses = _differentiable(self.losses(some, labels, parameters))
             return losses.sum(), losses
 
         pieces = (v.view(parts, -1, *v.shape[1:]) for v in (images, y))
@@ -184,6 +182,13 @@ def assign_gradient(model: nn.Module, flat: Tensor) -> None:
     for parameter, part in zip(parameters, torch.split(flat.detach(), sizes), strict=True):
         # in the parameter's order in memory, too
         parameter.grad = torch.empty_like(parameter).copy_(part.view_as(parameter))
+
+
+def _differentiable(losses: Tensor) -> Tensor:
+    """The losses, if a derivative is to be had of them; ``grad`` would take 0 for it."""
+    if not losses.requires_grad:
+        raise ValueError("loss must depend on a trainable parameter of model, got none")
+    return losses
 
 
 @contextmanager

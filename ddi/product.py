@@ -84,7 +84,7 @@ def product_point(
             ``"chunks"``.
         loss: one value a sample.
         tol, max_iter: for ``"matrix-free"``: stop at ``gap <= tol * ||w||^2`` or after ``max_iter``
-            steps; the gap says how far that is from the solution.
+            steps (0: certify the first restart); the gap says how far that is from the solution.
         certify: for ``"matrix-free"``: measure the gap after the last step too, by ``m`` passes.
             Without, ``gap`` is what the line search of that step proves, for which the same two
             inequalities hold.
@@ -98,9 +98,9 @@ def product_point(
         given = f'{chunks!r} with method="{method}"'
         raise ValueError(f'chunks must be given with method="chunks" and only then, got {given}')
     tol, max_iter = _checks.non_negative("tol", tol), _checks.integer("max_iter", max_iter, 0)
+    certify = _checks.flag("certify", certify)
     with _batch(model, x, y, deltas, loss) as through:
         if method == "matrix-free":
-            certify = _checks.flag("certify", certify)
             return frank_wolfe(through, x, y, deltas, tol, max_iter, certify)
         rows, part, losses = product_rows(through, x, y, deltas, chunks)
         groups, rows = torch.arange(rows.shape[1]).repeat(len(rows)), rows.flatten(0, 1)
@@ -114,22 +114,24 @@ def product_point(
 def sample_losses(
     model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, loss: Loss = cross_entropy
 ) -> Tensor:
-    """The values ``L_ij``, ``(m, k)``, in eval mode and without a graph."""
+    """The values ``L_ij``, ``(m, k)``, in eval mode and without a graph; arguments and errors as
+    for :func:`product_point`.
+    """
     with _batch(model, x, y, deltas, loss) as through, torch.no_grad(), frozen(model):
-        return torch.stack([through.losses(x + d, y) for d in deltas])
+        return finite("the loss", torch.stack([through.losses(x + d, y) for d in deltas]))
 
 
 def per_sample_gradients(
     model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, loss: Loss = cross_entropy
 ) -> Tensor:
     """``grad L_ij`` of every sample at every perturbation, ``(m, k, d)``, flat over the trainable
-    parameters.
+    parameters; arguments and errors as for :func:`product_point`.
     """
     with _batch(model, x, y, deltas, loss) as through, frozen(model):
         rows = through.rows(*deltas.shape[:2])
         for row, d in zip(rows, deltas, strict=True):
             through.part_gradients(x + d, y, 1, row)
-        return rows
+        return finite("the gradient", rows)
 
 
 def chunk_gradients(
@@ -138,10 +140,12 @@ def chunk_gradients(
     """Gradients of the batch loss restricted to each chunk, ``1/k sum_{i in chunk} grad L_ij``.
 
     Returns: ``(m, chunks, d)``, and the chunk of each sample, ``(k,)``: consecutive samples, sizes
-        differing by at most 1.
+        differing by at most 1. Arguments and errors as for :func:`product_point`.
     """
+    chunks = _checks.positive_int("chunks", chunks)
     with _batch(model, x, y, deltas, loss) as through:
-        return product_rows(through, x, y, deltas, chunks)[:2]
+        rows, part, _ = product_rows(through, x, y, deltas, chunks)
+        return finite("the gradient", rows), part
 
 
 # --------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from torch import Tensor
 from ddi import _checks
 from ddi.simplices import Array, Mask, Simplices, check_groups
 
-__all__ = ["SOLVERS", "Problem", "problem_of", "times"]
+__all__ = ["SOLVERS", "Problem", "a_vector", "problem_of", "times"]
 
 Solved = tuple[Array, int]  # weights, iterations
 
@@ -46,6 +46,20 @@ def times(G: Array, a: Array) -> Array:
     return (G @ a[:, :, None])[:, :, 0]
 
 
+def a_vector(name: str, value: Tensor, gram: Tensor) -> Tensor:
+    """One number a vector of ``gram``, ``(..., n)``, expanded to the leading axes of ``gram``; one
+    for all vectors would change no solution, and is refused.
+    """
+    shape = tuple(gram.shape[:-1])
+    _checks.float_tensor(name, value)
+    if value.shape[-1] == shape[-1]:
+        try:
+            return value.expand(shape)
+        except RuntimeError:
+            pass
+    _checks.refuse(name, f"a tensor that expands to shape {shape}, last axis {shape[-1]}", value)
+
+
 def problem_of(
     gram: Tensor, groups: Tensor, linear: Tensor | None, tol: float
 ) -> tuple[Problem, Array]:
@@ -56,14 +70,9 @@ def problem_of(
     if gram.shape[-2] != n:
         raise ValueError(f"gram must be square in its last two axes, got shape {tuple(gram.shape)}")
     simplices = Simplices(check_groups(groups, n), n)
-    shape = gram.shape[:-2]
     c = np.zeros((1, n))
     if linear is not None:
-        _checks.float_tensor("linear", linear)
-        try:
-            c = linear.detach().double().cpu().expand(*shape, n).reshape(-1, n).numpy()
-        except RuntimeError:
-            _checks.refuse("linear", f"a tensor that expands to shape {(*shape, n)}", linear)
+        c = a_vector("linear", linear, gram).detach().double().cpu().reshape(-1, n).numpy()
     G = gram.detach().double().cpu().reshape(-1, n, n).numpy()
     c = simplices.shift(np.broadcast_to(c, (len(G), n)))
     scale, most = abs(G).max((-2, -1)), abs(c).max(-1)

@@ -46,9 +46,10 @@ def _project(v: Array, radius: float) -> Array:
 
 
 def check_groups(groups: Tensor, n: int) -> Tensor:
-    """``groups`` if it is ``n`` integer labels; else ``ValueError``."""
-    whole = isinstance(groups, Tensor) and groups.dtype != torch.bool
-    if not whole or groups.shape != (n,) or groups.is_floating_point() or groups.is_complex():
+    """``groups`` if it is ``n`` integer labels, a dense tensor; else ``ValueError``."""
+    dense = isinstance(groups, Tensor) and groups.layout == torch.strided and not groups.is_meta
+    whole = dense and not groups.is_floating_point() and not groups.is_complex()
+    if not whole or groups.dtype == torch.bool or groups.shape != (n,):
         _checks.refuse("groups", f"a tensor of {n} integers", groups)
     return groups
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ddi import _checks
-from ddi.quadratic import SOLVERS, problem_of, times
+from ddi.quadratic import SOLVERS, a_vector, problem_of, times
 
 __all__ = ["MinNormPoint", "bundle", "min_norm_point", "min_norm_product"]
 
@@ -134,7 +134,7 @@ def bundle(
     """
     t = _checks.positive("t", t)
     _checks.float_tensor("gram", gram, 2)
-    linear = _checks.float_tensor("values", values).double() / t
+    linear = a_vector("values", values, gram).double() / t
     if not torch.isfinite(linear).all():
         raise ValueError(f"t must leave values / t finite, got {t!r}")
     groups = torch.zeros(gram.shape[-1], dtype=torch.int64) if groups is None else groups

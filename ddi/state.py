@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ddi import _checks
+
 Model = Callable[[Tensor], Tensor]
 
 __all__ = ["Model", "Precision", "call", "eager", "frozen", "once", "trainable"]
@@ -25,8 +27,9 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     ``requires_grad``.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or ``model`` is no module.
     """
+    _checks.instance("model", model, nn.Module)
     found = {n: p for n, p in model.named_parameters() if p.requires_grad and p.is_floating_point()}
     if not found:
         raise ValueError(
@@ -49,7 +52,11 @@ def frozen(model: Model) -> Iterator[None]:
     ``.grad``), every buffer and every other tensor that a submodule holds (the object and its
     value), and the state of every generator that a submodule holds. A model that is no module is
     called as it is.
+
+    Raises:
+        ValueError: if ``model`` cannot be called.
     """
+    _checks.function("model", model)
     if not isinstance(model, nn.Module):
         yield
         return
@@ -164,10 +171,13 @@ class Precision:
         return torch.autocast(self.device, self.dtype, enabled=self.low, cache_enabled=False)
 
     def forward(self, run: Callable[[Tensor], Any], images: Tensor) -> Any:
-        """``run(images)``, a tensor among what it may return in the dtype of ``images``."""
+        """``run(images)``; floats among what it may return, in the dtype of ``images``. (Integers
+        stay what they are: no logits, and whoever checks for these must see it.)
+        """
         with self.passes():
             output = run(images)
-        return output.to(images.dtype) if isinstance(output, Tensor) else output
+        floats = isinstance(output, Tensor) and output.is_floating_point()
+        return output.to(images.dtype) if floats else output
 
 
 @dataclass(frozen=True)

@@ -85,9 +85,10 @@ class Threat:
             delta: of ``x``'s shape, or ``(..., *x.shape)``: several perturbations of each image.
 
         Raises:
-            ValueError: for tensors that are not finite, or of other shapes.
+            ValueError: for tensors that are not finite, or of other shapes, and images outside the
+                box.
         """
-        float_tensor("x", x, 2)
+        self.check(x)
         float_tensor("delta", delta, x.ndim)
         if delta.shape[-x.ndim :] != x.shape:
             refuse("delta", f"of shape {tuple(x.shape)}, or (..., {str(tuple(x.shape))[1:]}", delta)
@@ -123,7 +124,7 @@ class Threat:
 
     def contains(self, delta: Tensor, x: Tensor, atol: float = 1e-6) -> Tensor:
         """Whether each perturbation lies in ``S(x)`` up to ``atol``; shape ``(B,)``, boolean."""
-        float_tensor("x", x, 2)
+        self.check(x)
         float_tensor("delta", delta, shape=tuple(x.shape), all_finite=False)
         one_device(delta=delta, x=x)
         atol = non_negative("atol", atol)
@@ -156,7 +157,7 @@ class LInf(Threat):
         self, x: Tensor, generator: torch.Generator | None = None, project: Projection | None = None
     ) -> Tensor:
         """Uniform on ``[-eps, eps]`` in every coordinate, then clipped to the box."""
-        _drawn(x, generator)
+        random_source("generator", generator, self.check(x).device)
         noise = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         return (project or self.projection(x))(noise.mul_(2).sub_(1).mul_(self.eps))
 
@@ -208,7 +209,7 @@ class L2(Threat):
         """Uniform in the ball (Gaussian direction, radius ``eps * U^(1/n)``), then clipped to the
         box.
         """
-        _drawn(x, generator)
+        random_source("generator", generator, self.check(x).device)
         normal = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         uniform = torch.rand(x.shape[0], generator=generator, dtype=x.dtype, device=x.device)
         radius = self.eps * uniform ** (1 / normal[0].numel())
@@ -226,11 +227,6 @@ class L2(Threat):
     def norm(self, delta: Tensor) -> Tensor:
         """Euclidean norm of each sample's perturbation, shape ``(B,)``."""
         return delta.flatten(1).norm(dim=1)
-
-
-def _drawn(x: Tensor, generator: torch.Generator | None) -> None:
-    float_tensor("x", x, 2)
-    random_source("generator", generator, x.device)
 
 
 SETS: dict[str, type[Threat]] = {"Linf": LInf, "L2": L2}

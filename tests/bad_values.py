@@ -224,6 +224,10 @@ def floats(
 
 FREE = floats(other_shapes=False)
 IMAGES = floats(other_shapes=False, box=True, dtypes=False, batched=True)
+DELTAS = (  # any number of perturbations, of as many images
+    *floats(other_shapes=False, dtypes=False), Bad("last axis shorter", lambda good: good[..., :-1]),
+    Bad("one image less", lambda good: good[:, :-1]), Bad("one image", lambda good: good[:, :1]),
+)
 LABELS: Kind = (
     NOTHING, *NO_TENSOR,
     Bad("one row less", lambda good: good[:-1]), Bad("one row", lambda good: good[:1]),
@@ -332,7 +336,7 @@ def made(kind: type | None = None) -> Kind:
 RADIUS = number(0)
 COUNT = integer(1)
 USUAL: dict[str, Kind] = {
-    "model": MODULE, "x": IMAGES, "y": LABELS, "deltas": floats(dtypes=False), "eps": RADIUS, "alpha": RADIUS,
+    "model": MODULE, "x": IMAGES, "y": LABELS, "deltas": DELTAS, "eps": RADIUS, "alpha": RADIUS,
     "steps": COUNT, "random_start": FLAG, "norm": WORD, "loss": LOSS, "box": optional(BOX), "keep": WORD,
     "schedule": optional(SCHEDULE), "generator": optional(GENERATOR), "batch_size": optional(cap(COUNT)), "restarts": COUNT,
     "progress": FLAG, "attack": ATTACK, "m": COUNT, "chunk": optional(cap(COUNT)), "seed": integer(0), "start": COUNT,
@@ -349,7 +353,7 @@ USUAL: dict[str, Kind] = {
     "checkpoint_every": optional(COUNT), "epochs": COUNT, "lr": number(0, strict=True), "momentum": RADIUS,
     "milestones": row(number(0, 1, strict=True)), "m_end": optional(COUNT), "augment": FLAG, "validation": COUNT,
     "evaluate_every": COUNT, "epoch_steps": optional(COUNT), "project": (), "value": number(0, 1), "n": COUNT,
-    "x_train": floats(other_shapes=False, box=True), "y_train": LABELS, "x_test": floats(other_shapes=False, box=True), "y_test": LABELS,
+    "x_train": FREE, "y_train": LABELS, "x_test": FREE, "y_test": LABELS,  # their box is the attacks'
     "delta": floats(dtypes=False), "atol": RADIUS, "gradient": FREE, "which": WORD, "zero": integer(0, 9), "one": integer(0, 9),
     "count": COUNT, "epoch": integer(0), "phases": (), "part": (), "arms": (), "overrides": (), "kernels": made(),
     "precision": WORD, "channels_last": FLAG, "compile": WORD, "autocast": FLAG, "thing": tuple(bad for bad in ATTACK if not bad.label.startswith("returns")), "seeds": (), "rows": (), "seconds": RADIUS, "arm": NAME,
@@ -358,8 +362,6 @@ USUAL: dict[str, Kind] = {
 
 PER_GROUP = without(number(0), "two of them")  # which is one a group
 PLAIN = without(IMAGES, "above the box", "below the box", "0 to 255")  # where no box is known
-NEAR = without(IMAGES, "above the box", "below the box")  # the set is not empty for them
-SHAPED = without(LABELS, "negative", "too large")  # to look at every label costs a GPU a wait
 FORWARD = (*without(MODULE, "without gradient", "returns the infinite", "a plain function"), Bad("a plain function", lambda good: lambda images: good(images), itself))
 CALLED = (*without(MODULE, "a plain function"), Bad("a plain function", lambda good: lambda images: good(images), itself))
 JUDGED = without(CALLED, "returns the infinite")  # which is a wrong answer
@@ -367,4 +369,7 @@ ANYWHERE = without(floats(dtypes=False), "NaN inside", "infinite inside", "minus
 FINITE = without(floats(), "NaN inside", "infinite inside", "minus infinite inside")  # looked at before
 KEPT = tuple(bad for bad in ATTACK if not bad.label.startswith("returns"))  # an attack that is not called yet
 LOGITS = without(ANYWHERE, "last axis shorter")
+CROPPED = without(floats(other_shapes=False, dtypes=False), "NaN inside", "infinite inside", "minus infinite inside")  # to look at them costs a GPU a wait a batch
+VALUED = without(LOSS, "without gradient")  # where none is taken
+SEVERAL = without(floats(dtypes=False), "one axis more")  # perturbations of each image
 NEVER = (is_("given", 2), is_("a string", "2"))  # an argument that belongs to another method

@@ -3,12 +3,13 @@
     python tests/mutants.py --n 150 --seed 0      a random sample of Cosmic Ray's mutants
     python tests/mutants.py --planted [WORD ...]  the faults of ``planted.py``
 
-A test that cannot fail proves nothing. For each mutant a copy of the tree is broken, and the test
-files that speak of the broken module run, the fastest first, until one fails. A mutant is *caught*
-by a failed test or by running into its time; it *survives* if all pass; one that cannot even be
-imported does not count, and the next of the sample takes its place. Results are lines of JSON in
-``.mutants.jsonl``, and a run that was stopped goes on there. The sample needs ``cosmic-ray``
-(``make mutants`` fetches it).
+A test that cannot fail proves nothing. For each mutant of the sample a copy of the tree is broken,
+and the test files that speak of the broken module run, the fastest first, until one fails; for a
+planted fault the one test that must notice runs. A mutant is *caught* by a failed test or by
+running into its time; it *survives* if all pass; one that cannot even be imported does not count,
+and the next of the sample takes its place. Results are lines of JSON in ``.mutants.jsonl``, and a
+run that was stopped goes on there. Every test run is a process forked from one that has imported
+torch already. The sample needs ``cosmic-ray`` (``make mutants`` fetches it).
 """
 
 import argparse
@@ -17,15 +18,15 @@ import collections
 import difflib
 import functools
 import hashlib
+import importlib
 import json
+import multiprocessing
 import os
 import queue
 import random
 import re
-import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -38,42 +39,37 @@ from typing import Any
 from planted import PLANTED, Fault
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("ddi", "tests", "experiments", "benchmarks", "results")
-FILES = ("README.md", "Makefile", "conftest.py", "pyproject.toml", "requirements.txt")
-LEFT_OUT = (
-    "test_book.py",
-    "test_house.py",
-    "test_readme.py",
-    "test_colab.py",
-    "test_planted.py",
-)  # of pages
+FOLDERS = ("ddi", "tests", "experiments", "benchmarks", "results", "book")
+FILES = ("README.md", "Makefile", "conftest.py", "pyproject.toml", "requirements.txt", "_toc.yml")
+PAGES = ("book", "house", "readme", "colab", "portable", "planted")  # tests of other things
+LEFT_OUT = tuple(f"test_{page}.py" for page in PAGES)
 CAUGHT, SURVIVED, BROKEN = "caught", "survived", "cannot be imported"
+NO_IMPORT = 100  # exit status
+PRELOADED = (
+    *("torch", "torch._dynamo", "torchvision.datasets", "sklearn.datasets", "scipy.optimize"),
+    *("pytest", "hypothesis", "matplotlib.pyplot"),
+)  # what the tests import, but for the package
+OPTIONS = ("-q", "-x", "-p", "no:nbval", "-p", "no:cacheprovider", "-p", "no:xdist")
+FORKS = multiprocessing.get_context("forkserver")
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One broken module: which, where and how, and its source."""
+    """One broken module: which, where and how, its source, and what runs on it."""
 
-    module: str
+    path: Path
     line: int
     what: str
+    before: str
     source: str
+    tests: tuple[str, ...]
 
     @property
     def diff(self) -> str:
         """The lines that differ."""
-        old = (ROOT / "ddi" / f"{self.module}.py").read_text(encoding="utf-8")
-        if self.what not in (fault.what for fault in PLANTED):
-            lines = difflib.unified_diff(
-                old.splitlines(), self.source.splitlines(), n=0, lineterm=""
-            )
-        else:  # made from the syntax tree: compare what that prints
-            lines = difflib.unified_diff(
-                ast.unparse(ast.parse(old)).splitlines(), self.source.splitlines(), n=0, lineterm=""
-            )
-        return "\n".join(
-            line for line in lines if line[:3] not in ("---", "+++") and line[:2] != "@@"
-        )
+        both = self.before.splitlines(), self.source.splitlines()
+        _, _, *lines = difflib.unified_diff(*both, n=0, lineterm="")
+        return "\n".join(line for line in lines if line[:2] != "@@")
 
 
 # --- mutants ------------------------------------------------------------
@@ -85,12 +81,8 @@ def _annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     for node in ast.walk(ast.parse(source)):
         for part in (getattr(node, "annotation", None), getattr(node, "returns", None)):
             if isinstance(part, ast.expr):
-                found.append(
-                    (
-                        (part.lineno, part.col_offset),
-                        (part.end_lineno or 0, part.end_col_offset or 0),
-                    )
-                )
+                end = part.end_lineno or 0, part.end_col_offset or 0
+                found.append(((part.lineno, part.col_offset), end))
     return found
 
 
@@ -120,17 +112,20 @@ def made(module: str, name: str, occurrence: int, line: int) -> Mutant:
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
-    source = (ROOT / "ddi" / f"{module}.py").read_text(encoding="utf-8")
+    path = Path("ddi", f"{module}.py")
+    source = (ROOT / path).read_text(encoding="utf-8")
     mutated = mutate_code(source, get_operator(name)(), occurrence)
     if mutated is None:
         raise LookupError(f"{name} has no occurrence {occurrence} in {module}")
-    return Mutant(module, line, name.removeprefix("core/"), mutated)
+    what = name.removeprefix("core/")
+    return Mutant(path, line, what, source, mutated, concerned(module))
 
 
 def planted(fault: Fault) -> Mutant:
-    """The module of a planted fault."""
-    path = ROOT / "ddi" / f"{fault.module}.py"
-    return Mutant(fault.module, 0, fault.what, fault.plant(path.read_text(encoding="utf-8")))
+    """The module of a planted fault, as its syntax tree prints it."""
+    source = (ROOT / fault.path).read_text(encoding="utf-8")
+    before = ast.unparse(ast.parse(source))
+    return Mutant(fault.path, 0, fault.what, before, fault.plant(source), (fault.node,))
 
 
 # --- tests and trees ------------------------------------------------------------
@@ -151,80 +146,74 @@ def concerned(module: str) -> tuple[str, ...]:
 
 
 def digest() -> str:
-    """What results hang on: the package and its tests."""
+    """What results hang on: the package, the benchmarks and the tests."""
     sha = hashlib.sha256()
-    for path in sorted([*(ROOT / "ddi").glob("*.py"), *(ROOT / "tests").glob("*.py")]):
+    files = (path for part in ("ddi", "tests", "benchmarks") for path in (ROOT / part).glob("*.py"))
+    for path in sorted(files):
         sha.update(path.name.encode() + path.read_bytes())
     return sha.hexdigest()[:16]
+
+
+def _pytest(folder: Path, module: str, tests: tuple[str, ...]) -> None:
+    """Run test files, or single tests, in this tree; leaves the process with pytest's status."""
+    os.setsid()
+    os.chdir(folder)
+    os.environ |= {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    sys.dont_write_bytecode = True
+    sys.path[:0] = [str(folder), str(folder / "tests")]
+    with open(os.devnull, "w") as nothing:
+        for stream in (1, 2):
+            os.dup2(nothing.fileno(), stream)
+    try:
+        importlib.import_module(module)
+    except Exception:
+        os._exit(NO_IMPORT)
+    pytest = importlib.import_module("pytest")
+    os._exit(pytest.main([*OPTIONS, *(f"tests/{test}" for test in tests)]))
 
 
 class Tree:
     """A copy of the repository that may be broken."""
 
-    def __init__(self, folder: Path, wrap: list[str]) -> None:
-        self.folder, self.wrap = folder, wrap
-        skip = shutil.ignore_patterns("__pycache__", "*.pt", "tensorboard")
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        skip = shutil.ignore_patterns("__pycache__", "_build", "*.pt", "tensorboard")
         for part in (*FOLDERS, *FILES):
             if (ROOT / part).is_dir():
                 shutil.copytree(ROOT / part, folder / part, ignore=skip)
             elif (ROOT / part).exists():
                 shutil.copy(ROOT / part, folder / part)
 
-    def run(self, arguments: list[str], seconds: float) -> int | None:
-        """Exit status of a Python command in this tree; ``None`` if it took too long."""
-        environment = os.environ | {
-            "PYTHONPATH": str(self.folder),
-            "OMP_NUM_THREADS": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
-        limit = [
-            "timeout",
-            "--kill-after=5",
-            f"{seconds:.0f}",
-        ]  # inside the wrapper: waiting for it costs no time
-        process = subprocess.Popen(
-            [*self.wrap, *limit, sys.executable, *arguments],
-            cwd=self.folder,
-            env=environment,
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+    def test(self, names: tuple[str, ...], seconds: float, module: str = "ddi") -> int | None:
+        """Exit status of test files or tests: 0 passed, 1 failed; ``None``: they took too long."""
+        process = FORKS.Process(target=_pytest, args=(self.folder, module, names))
+        process.start()
         try:
-            status = process.wait()
+            process.join(seconds)
+            return process.exitcode
         finally:
             try:
-                os.killpg(process.pid, signal.SIGKILL)  # what the command left behind
+                os.killpg(process.pid or 0, signal.SIGKILL)  # and what the tests left behind
             except ProcessLookupError:
-                pass
-        return None if status in (124, 137) else status
-
-    def test(self, name: str, seconds: float) -> int | None:
-        """The same for one test file: 0 passed, 1 failed, 2 not collected."""
-        options = ["-q", "-x", "-p", "no:nbval", "-p", "no:cacheprovider", "-p", "no:xdist"]
-        return self.run(["-m", "pytest", *options, f"tests/{name}"], seconds)
+                process.kill()
+            process.join()
 
     def judge(self, mutant: Mutant, times: dict[str, float]) -> dict[str, Any]:
-        """What becomes of a mutant here, and which test file caught it."""
-        path = self.folder / "ddi" / f"{mutant.module}.py"
+        """What becomes of a mutant here, and which test file or test caught it."""
+        path = self.folder / mutant.path
         kept = path.read_text(encoding="utf-8")
         path.write_text(mutant.source, encoding="utf-8")
+        ours = mutant.path.parts[0] == "ddi" and mutant.path.stem[:2] != "__"
+        module = f"ddi.{mutant.path.stem}" if ours else "ddi"
         began = time.perf_counter()
         try:
             result, by = SURVIVED, ""
-            for name in sorted(concerned(mutant.module), key=times.__getitem__):
-                status = self.test(name, 20 + 4 * times[name])
-                if status == 0:
-                    continue
-                result, by = CAUGHT, name if status is not None else f"{name} (time)"
-                modules = (
-                    "import ddi"
-                    if mutant.module.startswith("__")
-                    else f"import ddi, ddi.{mutant.module}"
-                )
-                if status not in (None, 0, 1) and self.run(["-c", modules], 60) != 0:
-                    result = BROKEN
-                break
+            for name in sorted(mutant.tests, key=times.__getitem__):
+                status = self.test((name,), 20 + 4 * times[name], module)
+                if status != 0:
+                    result = BROKEN if status == NO_IMPORT else CAUGHT
+                    by = name if status is not None else f"{name} (time)"
+                    break
         finally:
             path.write_text(kept, encoding="utf-8")
         return {"result": result, "by": by, "seconds": round(time.perf_counter() - began, 1)}
@@ -249,46 +238,42 @@ class Results:
         return entry
 
 
-def baseline(results: Results, trees: "queue.Queue[Tree]", files: set[str]) -> dict[str, float]:
-    """Seconds of every test file on the unbroken tree, where all must pass."""
-    for name in sorted(files):
-        if name not in results.known:
+def baseline(results: Results, trees: "queue.Queue[Tree]", names: set[str]) -> dict[str, float]:
+    """Seconds on the unbroken tree, where all must pass, of every test file or, for single tests,
+    of those of a file together.
+    """
+    for file in sorted({name.partition("::")[0] for name in names}):
+        some = tuple(n for n in sorted(names) if n.partition("::")[0] == file)
+        if not all(name in results.known for name in some):
             tree, began = trees.get(), time.perf_counter()
-            status, seconds = tree.test(name, 1800), time.perf_counter() - began
+            status, seconds = tree.test(some, 1800), time.perf_counter() - began
             trees.put(tree)
             if status != 0:
-                raise SystemExit(
-                    f"tests/{name} must pass before anything is broken, and ends with {status}"
-                )
-            results.keep(name, {"seconds": round(seconds, 1)})
-    return {name: results.known[name]["seconds"] for name in files}
+                what = "must pass before anything is broken"
+                raise SystemExit(f"tests/{file} {what}, and ends with {status}")
+            for name in some:
+                results.keep(name, {"seconds": round(seconds, 1)})
+    return {name: results.known[name]["seconds"] for name in names}
 
 
 def judged(
     mutants: list[Mutant], results: Results, trees: "queue.Queue[Tree]", workers: int
 ) -> Iterator[dict[str, Any]]:
     """Every mutant with its result, in order."""
-    times = baseline(results, trees, {name for m in mutants for name in concerned(m.module)})
+    times = baseline(results, trees, {name for m in mutants for name in m.tests})
 
     def one(mutant: Mutant) -> dict[str, Any]:
-        key = hashlib.sha256((mutant.module + mutant.source).encode()).hexdigest()
+        key = hashlib.sha256((mutant.what + mutant.source).encode()).hexdigest()
         if key not in results.known:
             tree = trees.get()
             try:
                 found = tree.judge(mutant, times)
             finally:
                 trees.put(tree)
-            about = {
-                "module": mutant.module,
-                "line": mutant.line,
-                "what": mutant.what,
-                "diff": mutant.diff,
-            }
-            results.keep(key, about | found)
-            place = f"ddi/{mutant.module}.py:{mutant.line} {mutant.what}"
-            print(
-                f"{found['result']:9} {found['seconds']:6.1f} s  {place}  {found['by']}", flush=True
-            )
+            about = {"place": f"{mutant.path}:{mutant.line}", "module": mutant.path.stem}
+            results.keep(key, about | {"what": mutant.what, "diff": mutant.diff} | found)
+            words = f"{about['place']} {mutant.what}  {found['by']}"
+            print(f"{found['result']:9} {found['seconds']:6.1f} s  {words}", flush=True)
         return results.known[key]
 
     with ThreadPoolExecutor(workers) as pool:
@@ -316,7 +301,7 @@ def report(found: list[dict[str, Any]]) -> None:
     """The table, and every survivor."""
     for entry in found:
         if entry["result"] == SURVIVED:
-            print(f"\nddi/{entry['module']}.py:{entry['line']} {entry['what']}\n{entry['diff']}")
+            print(f"\n{entry['place']} {entry['what']}\n{entry['diff']}")
     print(f"\n{'module':12} caught  of")
     for module in sorted({e["module"] for e in found}):
         of = [e["result"] for e in found if e["module"] == module]
@@ -342,12 +327,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / ".mutants.jsonl")
-    parser.add_argument("--wrap", default="", help="a command that every run of tests goes through")
     options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    FORKS.set_forkserver_preload(list(PRELOADED))
     results, trees = Results(options.out), queue.Queue[Tree]()
     with tempfile.TemporaryDirectory() as scratch:
         for i in range(options.workers):
-            trees.put(Tree(Path(scratch) / str(i), shlex.split(options.wrap)))
+            trees.put(Tree(Path(scratch) / str(i)))
         if options.planted:
             faults = [f for f in PLANTED if all(word in f.what for word in options.words)]
             found = list(judged([planted(f) for f in faults], results, trees, options.workers))

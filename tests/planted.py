@@ -1,16 +1,20 @@
-"""Faults of high meaning, planted one at a time by ``mutants.py --planted``: each breaks a promise of the
-package in one place, and the tests must notice. A place is a function or class and a piece of its syntax,
-so that neither line breaks nor comments nor quotes matter.
+"""Faults of high meaning, planted one at a time by ``mutants.py --planted``.
+
+Each breaks a promise of the package or of the benchmarks in one place, and the test that is named
+with it must notice. A place is a function or class and a piece of its syntax, so that neither line
+breaks nor comments nor quotes matter. Most of them once passed all tests.
 """
 
 import ast
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Fault:
-    """In ``where`` of ``ddi/<module>.py`` (``""``: anywhere in it) the code ``old`` stands exactly once and
-    becomes ``new``.
+    """In ``where`` of a module (``""``: anywhere in it) the code ``old`` stands exactly once and
+    becomes ``new``; ``test_<a>.py::test_<b>`` sees it for ``test = "<a>.<b>"``. A module is one of
+    the package, or a file like ``benchmarks/bench``.
     """
 
     what: str
@@ -18,6 +22,18 @@ class Fault:
     where: str
     old: str
     new: str
+    test: str
+
+    @property
+    def path(self) -> Path:
+        """The file, from the repository's root."""
+        return Path("" if "/" in self.module else "ddi", f"{self.module}.py")
+
+    @property
+    def node(self) -> str:
+        """The test, as pytest names it inside ``tests/``."""
+        file, _, name = self.test.partition(".")
+        return f"test_{file}.py::test_{name}"
 
     def plant(self, source: str) -> str:
         """The module with the fault, or ``LookupError``."""
@@ -27,8 +43,8 @@ class Fault:
         places = [node for node in nodes if ast.unparse(node) == ast.unparse(old)]
         if len(places) != 1:
             raise LookupError(
-                f"{self.what}: {self.where or 'ddi/' + self.module + '.py'} must hold it once, "
-                f"and holds it {len(places)} times: {self.old}"
+                f"{self.what}: {self.where or self.path} must hold it once, and holds it "
+                f"{len(places)} times: {self.old}"
             )
         place = places[0]
         if isinstance(new, ast.stmt) and isinstance(place, ast.expr):  # a call that stands alone
@@ -60,16 +76,183 @@ class _Replace(ast.NodeTransformer):
         return self.new if node is self.place else self.generic_visit(node)
 
 
+F = Fault
 # fmt: off
 PLANTED = [
-    Fault("project_simplex: sorted upwards", "simplices", "_project", "-np.sort(-v, axis=-1)", "np.sort(v, axis=-1)"),
-    Fault("contains: the box is not looked at", "threat", "Threat.contains", "inside & (self.norm(delta) <= self.eps + atol)", "self.norm(delta) <= self.eps + atol"),
-    Fault("standard error without its root", "evaluate", "Accuracy.standard_error", "math.sqrt(self.value * (1 - self.value) / self.n)", "self.value * (1 - self.value) / self.n"),
-    Fault("a damaged checkpoint: its digest is not checked", "checkpoint", "load_weights", "sha256 is not None and sha256 != digest(found)", "False"),
-    Fault("two at once: the lock is not taken", "checkpoint", "Lock", "fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)", "None"),
-    Fault("a damaged checkpoint pushes out the one before", "checkpoint", "Checkpoints.save", "self._sound and self.newest.exists()", "self.newest.exists()"),
-    Fault("the caller's generator is not given back", "trainer", "_own_randomness", "torch.random.fork_rng([device] if device.type == 'cuda' else [])", "nullcontext()"),
-    Fault("milestones by a floating product", "plan", "Setting.reached", "epoch >= Fraction(share).limit_denominator(10**6) * self.epochs", "epoch >= share * self.epochs"),
-    Fault("evaluation in train mode", "state", "frozen", "model.eval()", "model.train()"),
-    Fault("a network's own code is not in its identity", "identity", "network", "_own_code(module)", "[]"),
+    # the set that perturbations are chosen from
+    F("the l-infinity projection goes to twice the radius", "threat", "LInf.projection", "hi.clamp_(-self.eps, self.eps)", "hi.clamp_(-2 * self.eps, 2 * self.eps)", "threat.projection_satisfies_its_variational_inequality"),
+    F("the l2 projection stops at the ball, before the box", "threat", "L2._onto_both", "0 if self.box is None else 64", "0", "threat.projection_satisfies_its_variational_inequality"),
+    F("the l2 projection bisects the length itself, not its logarithm", "threat", "L2._onto_both", "low.sqrt() * high.sqrt()", "(low + high) / 2", "threat.projection_resolves_the_direction_at_every_length"),
+    F("the box is forgotten after a random l2 start", "threat", "L2.sample", "(self.steepest(normal) * radius.view((-1,) + (1,) * (x.ndim - 1))).clamp(lo, hi)", "self.steepest(normal) * radius.view((-1,) + (1,) * (x.ndim - 1))", "threat.random_start_is_clipped_to_the_box"),
+    F("the random l2 start has another law of the radius", "threat", "L2.sample", "uniform ** (1 / normal[0].numel())", "uniform", "threat.random_start_fills_the_ball"),
+    F("contains does not look at the box", "threat", "Threat.contains", "inside & (self.norm(delta) <= self.eps + atol)", "self.norm(delta) <= self.eps + atol", "threat.contains_tells_the_ball_and_the_box"),
+    F("contains accepts twice the radius", "threat", "Threat.contains", "self.eps + atol", "2 * self.eps + atol", "threat.contains_tells_the_ball_and_the_box"),
+    F("numbers may be NaN or infinite", "_checks", "finite", "not math.isfinite(number) or not inside", "number < low or number > high", "checks.numbers_are_finite"),
+    # attacks and losses
+    F("the attack goes down", "attacks", "_Ascent.run", "delta.add(attack.direction(gradient), alpha=size)", "delta.add(attack.direction(gradient), alpha=-size)", "attacks.delta_is_in_the_set_detached_and_no_weaker_than_nothing"),
+    F("no projection after a step", "attacks", "_Ascent.run", "project(delta.add(attack.direction(gradient), alpha=size))", "delta.add(attack.direction(gradient), alpha=size)", "attacks.delta_is_in_the_set_detached_and_no_weaker_than_nothing"),
+    F("no random start", "attacks", "PGD._start", "self.threat.sample(x, generator) if self.random_start else torch.zeros_like(x)", "torch.zeros_like(x)", "attacks.fast_starts_at_random_and_takes_one_step"),
+    F("the best iterate is the weakest", "attacks", "_better", "values > best", "values < best", "attacks.best_iterate_is_never_worse_than_the_last_or_the_start"),
+    F("the last iterate is not considered for the best", "attacks", "_Ascent.run", "_better(self._values(delta), delta, best, kept)[1]", "kept", "attacks.best_iterate_is_never_worse_than_the_last_or_the_start"),
+    F("the schedule counts from 0", "attacks", "_Ascent.run", "attack.schedule(step)", "attack.schedule(step - 1)", "attacks.schedule_scales_the_steps"),
+    F("PGA takes unit steps", "attacks", "PGA.direction", "return gradient", "return self.threat.steepest(gradient)", "attacks.pga_adds_alpha_times_the_gradient"),
+    F("the bound of the pieces of a batch is ignored", "attacks", "PGD._attack", "-(-len(many) // (chunk or len(many)))", "1", "attacks.restarts_are_single_calls_from_the_starts_of_one_draw"),
+    F("a part of the batch draws its own random starts alone", "attacks", "PGD._attack", "self._start(every, generator).view(m, *x.shape)[:, part].flatten(0, 1)", "self._start(part_of(x, part).repeat(m, *[1] * (x.ndim - 1)), generator)", "attacks.restarts_are_single_calls_from_the_starts_of_one_draw"),
+    F("the labels of restarts are in another order than the images", "attacks", "PGD._attack", "y.repeat(m, *[1] * (y.ndim - 1))", "y.repeat_interleave(m, 0)", "attacks.restarts_are_single_calls_from_the_starts_of_one_draw"),
+    F("labels are not compared with the number of logits", "attacks", "_Ascent._values", "first and loss in OF_LOGITS", "False", "attacks.impossible_batches_are_refused_and_the_model_is_untouched"),
+    F("the attack's autocast is ignored", "attacks", "PGD._attack", "Precision.of(x.device, self.autocast)", "Precision.of(x.device)", "attacks.autocast_runs_the_model_in_bf16_and_nothing_else"),
+    F("the margin is over all classes", "losses", "margin_loss", "logits.masked_fill(true, -torch.inf)", "logits", "attacks.losses_by_hand"),
+    F("the margin compares with 0", "losses", "margin_loss", "logits.masked_fill(true, -torch.inf)", "logits.masked_fill(true, 0.0)", "attacks.losses_by_hand"),
+    # what a model carries
+    F("training modes are not restored", "state", "frozen", "module.training = mode", "pass", "state.the_model_comes_back_exactly_as_it_was"),
+    F("training modes are not restored after an exception", "state", "frozen", "module.training = mode", "module.training = mode if __import__('sys').exc_info()[0] is None else module.training", "product.shared_parameters_and_exceptions_leave_the_model_alone"),
+    F("requires_grad is not restored", "state", "frozen", "p.requires_grad_(requires)", "pass", "state.the_model_comes_back_exactly_as_it_was"),
+    F("gradients are not restored", "state", "frozen", "p.grad = grad", "pass", "state.frozen_restores_what_is_done_to_it_inside"),
+    F("buffers are not restored", "state", "frozen", "moved.put_back()", "pass", "state.frozen_restores_what_is_done_to_it_inside"),
+    F("attacks run the model in training mode", "state", "frozen", "model.eval()", "pass", "attacks.each_sample_is_attacked_for_itself"),
+    F("the caller's autocast rounds the algebra too", "state", "Precision.algebra", "torch.autocast(self.device, enabled=False)", "torch.enable_grad()", "state.only_forward_passes_see_the_callers_autocast"),
+    # simplices and quadratic problems
+    F("the projection onto the simplex sorts upwards", "simplices", "_project", "-np.sort(-v, axis=-1)", "np.sort(v, axis=-1)", "solver.projection_satisfies_the_kkt_conditions"),
+    F("the projection onto the simplex is off by one in the sort", "simplices", "_project", "rho - 1", "np.maximum(rho - 2, 0)", "solver.projection_satisfies_the_kkt_conditions"),
+    F("the gap is against the largest entry", "simplices", "Simplices.gaps", "self.least(r)[:, self.group]", "-self.least(-r)[:, self.group]", "solver.every_method_is_optimal_to_its_tolerance"),
+    F("the vertex is at the largest entry", "simplices", "Simplices.first", "self._rows(r).argmin(-1)", "self._rows(r).argmax(-1)", "solver.every_method_is_optimal_to_its_tolerance"),
+    F("a constant in the losses is not taken away", "simplices", "Simplices.shift", "c + self.least(-c)[:, self.group]", "c", "solver.a_constant_in_the_losses_changes_nothing_however_large"),
+    F("the linear term has the wrong sign", "quadratic", "Problem.residual", "times(self.G, a) - self.c", "times(self.G, a) + self.c", "solver.every_method_is_optimal_to_its_tolerance"),
+    F("the matrix is not symmetrised", "quadratic", "problem_of", "(G + G.swapaxes(1, 2)) / 2", "G", "solver.the_matrix_is_symmetrised"),
+    F("the tolerance does not grow with the losses", "quadratic", "problem_of", "abs(c).max(-1).clip(1.0, None)", "np.ones(len(G))", "solver.tolerance_is_relative_to_the_losses_where_these_are_larger"),
+    F("indefinite matrices are accepted", "quadratic", "_floor", "(lowest < -n * (1e-10 if dtype == torch.float64 else 1e-5)).any()", "False", "solver.impossible_gram_matrices_are_refused"),
+    F("blocked weights stay free", "quadratic", "_active_set", "free & ~blocked", "free", "solver.every_method_is_optimal_to_its_tolerance"),
+    F("exact returns its last iterate, not its best", "quadratic", "_active_set", "np.where((gap < least)[:, None], a, kept)", "a", "solver.exact_returns_its_best_iterate"),
+    F("exact has no proximal term", "quadratic", "_to_affine_minimiser", "1e-14 * simplices.n + 2 * problem.floor", "0 * problem.floor", "solver.degenerate_inputs_at_every_scale"),
+    F("the accelerated method's step is too long", "quadratic", "_accelerated", "1 / np.linalg.eigvalsh(problem.G)[:, -1:].clip(1e-300, None)", "2.5 / np.linalg.eigvalsh(problem.G)[:, -1:].clip(1e-300, None)", "solver.every_method_is_optimal_to_its_tolerance"),
+    F("the accelerated method has no momentum", "quadratic", "_accelerated", "k / (k + 3)", "0", "solver.accelerated_is_faster_than_plain_projected_gradient"),
+    F("Frank-Wolfe takes no away steps", "quadratic", "_away_steps", "np.where(go_toward, toward, away)", "toward", "solver.every_method_is_optimal_to_its_tolerance"),
+    F("exact is called converged a million times too early", "solver", "min_norm_product", "1e-10", "1e-4", "solver.exact_says_when_it_did_not_converge"),
+    F("a tenth of the iterations by default", "solver", "min_norm_product", "10_000", "1_000", "solver.ten_thousand_iterations_are_taken_by_default"),
+    F("the matrix's scale is not undone", "solver", "min_norm_product", "squared * scale", "squared", "solver.every_method_is_optimal_to_its_tolerance"),
+    F("the bundle step has no length", "solver", "bundle", "a_vector('values', values, gram).double() / t", "a_vector('values', values, gram).double()", "solver.bundle_solves_the_primal_step"),
+    # Danskin's quantities
+    F("the directional derivative is a minimum", "danskin", "directional_derivative", "_largest(slopes, groups).sum()", "-_largest(-slopes, groups).sum()", "danskin.directional_derivative_is_the_one_sided_quotient_of_a_maximum"),
+    F("the steepest descent direction ascends", "danskin", "steepest_descent", "-point / norm", "point / norm", "danskin.steepest_descent_beats_every_direction_of_the_circle"),
+    F("the slope is without its scale", "danskin", "steepest_descent", "directional_derivative(unit, direction, groups) * largest", "directional_derivative(unit, direction, groups)", "danskin.scale_changes_the_slope_and_nothing_else"),
+    F("the slope is promised, not measured", "danskin", "steepest_descent", "directional_derivative(unit, direction, groups) * largest", "-norm.to(gradients.dtype) * largest", "danskin.the_slope_is_measured_along_the_returned_direction"),
+    F("stationary ten thousand times too early", "danskin", "steepest_descent", "1e-7", "1e-3", "danskin.stationary_is_a_distance_of_1e_7_of_the_longest"),
+    F("the Gram matrix is accumulated in float32", "danskin", "products", "piece.double()", "piece", "danskin.gram_matrix_is_accumulated_in_float64_whatever_the_block"),
+    F("the certificate is without the direction's length", "danskin", "certify", "direction.double().norm().cpu()", "1.0", "danskin.certificate_bounds_the_true_slope_of_a_continuum"),
+    F("the certificate's slack counts once, not once a group", "danskin", "_each", "torch.tensor(_checks.non_negative(name, number), dtype=torch.float64).expand(count)", "torch.tensor(_checks.non_negative(name, number), dtype=torch.float64).expand(1)", "danskin.the_slack_counts_once_a_group"),
+    F("a bound of 0 proves descent", "danskin", "certify", "bound < 0", "bound <= 0", "danskin.certificate_needs_a_strict_inequality"),
+    F("the one-sided quotient is two-sided", "danskin", "one_sided", "_values(phi, theta, direction, t, 0.0)", "_values(phi, theta, direction, t / 2, -t / 2)", "danskin.quotients_at_a_kink"),
+    # the product
+    F("per-sample gradients are not divided by k", "product", "product_rows", "through.part_gradients(x + d, y, k, row)", "through.part_gradients(x + d, y, 1, row)", "product.gram_method_is_brute_force_over_all_mixes"),
+    F("weights of samples and perturbations are swapped", "product", "product_point", "torch.arange(rows.shape[1]).repeat(len(rows))", "torch.arange(rows.shape[1]).repeat_interleave(len(rows))", "product.gram_method_is_brute_force_over_all_mixes"),
+    F("matrix-free goes to the largest slope", "product", "frank_wolfe", "slopes.argmin(0)", "slopes.argmax(0)", "product.matrix_free_starts_from_the_first_restart_and_only_improves"),
+    F("matrix-free sets the vertex's weight instead of adding to it", "product", "frank_wolfe", "weights[pick, sample] += step", "weights[pick, sample] = step", "product.what_the_line_search_proves_is_true"),
+    F("the tolerance of matrix-free is absolute", "product", "frank_wolfe", "tol * length", "tol", "product.the_tolerance_of_matrix_free_is_relative"),
+    F("the line search proves too much", "product", "frank_wolfe", "2 * gap - 2 * step * gap + step ** 2 * squared", "gap - 2 * step * gap + step ** 2 * squared", "product.what_the_line_search_proves_is_true"),
+    F("the losses are those of the first perturbation", "product", "product_rows", "gather(torch.stack(losses), 1)", "gather(torch.stack(losses)[:1].expand(len(losses), -1), 1)", "product.losses_come_along"),
+    F("gradients lie in another order in memory than their weights", "gradients", "assign_gradient", "torch.empty_like(parameter).copy_(part.view_as(parameter))", "part.view_as(parameter).clone()", "descent.a_gradient_lies_in_memory_as_its_parameter_does"),
+    # rules
+    F("min takes the longest gradient", "combine", "shortest", "problem.gram.diagonal().argmin()", "problem.gram.diagonal().argmax()", "descent.mean_and_min_by_hand"),
+    F("max takes the weakest perturbation", "descent", "Rule._perturb", "losses.argmax(0)", "losses.argmin(0)", "descent.max_takes_the_strongest_of_each_sample"),
+    F("the bundle step is without the losses", "combine", "bundle_step", "problem.values", "0 * problem.values", "descent.bundle_tends_to_max_and_to_ddi"),
+    F("ddi is not normalised", "descent", "Rule.normalized", "('ddi', 'comb', 'product')", "('comb', 'product')", "descent.defaults"),
+    F("comb's coin is not fair", "descent", "Rule._perturb", "0.5", "0.25", "descent.the_coin_of_comb_is_fair"),
+    F("comb counts its mixes as attacks", "descent", "Rule.attacks", "{'single': 1, 'comb': 2}", "{'single': 1}", "experiment.passes_counted_are_backward_passes_made"),
+    F("statistics are moved by every column", "descent", "_columns", "again()", "pass", "descent.what_a_training_pass_moves_moves_once"),
+    F("the product moves the statistics by clean images", "descent", "Rule.__call__", "_move(through, x + deltas[0])", "_move(through, x)", "descent.what_a_training_pass_moves_moves_once"),
+    F("weight decay is not in the gradient", "descent", "Rule._combined", "self.weight_decay / parts * theta", "0 * theta", "descent.weight_decay_inside_every_column"),
+    F("weight decay of the product counts once a sample", "descent", "Rule._combined", "self.weight_decay / parts * theta", "self.weight_decay * theta", "descent.weight_decay_of_the_product_counts_once"),
+    F("the loss of weight decay is without its half", "descent", "Rule._combined", "self.weight_decay / 2", "self.weight_decay", "descent.weight_decay_of_the_product_counts_once"),
+    F("the product's loss is a sum over the samples", "descent", "Rule._parts", "losses.double() / k", "losses.double()", "descent.diagnostics_by_hand"),
+    # evaluation
+    F("accuracies in training mode, and statistics moved", "evaluate", "_correct", "frozen(model)", "torch.no_grad()", "evaluate.accuracies_are_those_of_eval_mode_whatever_the_batch_size"),
+    F("a fallen image may stand up again", "evaluate", "robust_accuracy", "stands[left] &= _correct(model, adversarial, y[left], size)", "stands[left] = _correct(model, adversarial, y[left], size)", "evaluate.an_image_that_has_fallen_does_not_stand_up_again"),
+    F("a compiled network meets batches of all sizes", "evaluate", "robust_accuracy", "compiled and stands[part].any()", "False", "evaluate.only_a_compiled_network_meets_batches_of_one_size"),
+    F("the standard error is without its root", "evaluate", "Accuracy.standard_error", "math.sqrt(self.value * (1 - self.value) / self.n)", "self.value * (1 - self.value) / self.n", "evaluate.clean_accuracy_counts"),
+    F("the first sign of masking is never given", "evaluate", "masking_signs", "once.value < base.value - margin", "False", "evaluate.a_step_that_is_stronger_than_many_is_a_sign"),
+    F("signs of masking need no margin", "evaluate", "masking_signs", "2 * max(base.standard_error, 1 / len(x))", "0.0", "evaluate.signs_need_a_margin_of_two_standard_errors"),
+    F("AutoAttack ignores the norm", "evaluate", "autoattack_accuracy", "AutoAttack(in_float32, norm=norm, eps=eps, seed=seed, device=x.device)", "AutoAttack(in_float32, norm='Linf', eps=eps, seed=seed, device=x.device)", "evaluate.autoattack_hands_the_suite_what_it_is_given"),
+    # data and networks
+    F("mirror images are not mirrored", "data", "crop_and_flip", "across.flip(0)", "across", "data.augmentation_is_a_crop_of_the_padded_image_perhaps_mirrored"),
+    F("one image in five is mirrored instead of half", "data", "crop_and_flip", "0.5", "0.2", "data.half_of_the_images_are_mirrored_and_crops_have_four_pixels_by_default"),
+    F("crops have two pixels of padding at most", "data", "crop_and_flip", "integer('padding', padding, 0)", "min(2, integer('padding', padding, 0))", "data.half_of_the_images_are_mirrored_and_crops_have_four_pixels_by_default"),
+    F("the last place of a crop is never taken", "data", "crop_and_flip", "2 * padding + 1", "max(1, 2 * padding)", "data.half_of_the_images_are_mirrored_and_crops_have_four_pixels_by_default"),
+    F("the digits are split without the shuffle", "data", "digits", "torch.randperm(len(x), generator=torch.Generator().manual_seed(0))", "torch.arange(len(x))", "data.the_split_of_the_digits_is_pinned"),
+    F("held-out images stay in the training set", "data", "Dataset.hold_out", "order[count:]", "order", "data.held_out_images_are_a_partition_of_the_training_set"),
+    F("a pair keeps the old labels", "data", "Dataset.pair", "(y[keep] == one).long()", "y[keep]", "data.pair_keeps_two_classes"),
+    F("the hash of the data forgets the training labels", "data", "Dataset.sha256", "(self.x_train.float(), self.y_train, self.x_test.float(), self.y_test)", "(self.x_train.float(), self.x_test.float(), self.y_test)", "data.the_hash_is_of_shapes_and_bytes"),
+    F("rows and columns of an image are swapped", "data", "_images", "torch.tensor(x).permute(0, 3, 1, 2)", "torch.tensor(x).permute(0, 3, 2, 1)", "data.cifar10_reads_an_npz_from_a_folder_or_by_name"),
+    F("a block has no shortcut", "models", "BasicBlock.forward", "self.residual(x) + self.shortcut(x)", "self.residual(x)", "models.a_block_is_residual_plus_shortcut_and_then_the_activation"),
+    F("a block has no last activation", "models", "BasicBlock.forward", "self.activation(self.residual(x) + self.shortcut(x))", "self.residual(x) + self.shortcut(x)", "models.a_block_is_residual_plus_shortcut_and_then_the_activation"),
+    F("GroupNorm has one group instead of up to 8", "models", "norm_layer", "math.gcd(8, channels)", "1", "models.group_normalisation_has_eight_groups_or_as_many_as_divide"),
+    F("the third convolution of SmallNet has no stride", "models", "SmallNet", "((16, 2), (32, 2), (64, 2), (64, 1))", "((16, 2), (32, 2), (64, 1), (64, 1))", "models.strides_of_the_small_network"),
+    # training
+    F("the learning rate never falls", "plan", "Setting.lr_at", "self.reached(share, epoch)", "False", "trainer.learning_rate_schedule"),
+    F("m never falls", "plan", "Setting.m_at", "(self.m_end - m) * epoch / max(1, self.epochs - 1)", "0", "experiment.m_falls_linearly_and_passes_are_counted"),
+    F("the second phase never begins", "plan", "phase_at", "max(begun, key=lambda phase: phase.start)", "min(begun, key=lambda phase: phase.start)", "trainer.shares_of_the_epochs_fall_in_their_epoch_exactly"),
+    F("phases act in the order in which they are given", "plan", "phase_at", "max(begun, key=lambda phase: phase.start)", "begun[-1]", "trainer.shares_of_the_epochs_fall_in_their_epoch_exactly"),
+    F("phases are recorded in the order in which they are given", "plan", "config_of", "sorted(later, key=lambda phase: phase.start)", "later", "trainer.phases_may_come_in_any_order_and_bundles_length_follows_the_rate"),
+    F("the default evaluation forgets norm and box", "plan", "default_evaluation", "PGD(attack.eps, attack.eps / 4, 20, norm=attack.norm, box=attack.box)", "PGD(attack.eps, attack.eps / 4, 20)", "trainer.the_default_evaluation_is_in_the_set_of_the_attack"),
+    F("augmentation is ignored", "trainer", "_Training.one_step", "self.setting.augment", "False", "trainer.augmentation_reaches_the_attack_from_the_setting_s_generator"),
+    F("batches and attacks are drawn from one generator", "trainer", "_Training.one_step", "rule(self.model.train(), images, labels, attack, self.attacks)", "rule(self.model.train(), images, labels, attack, self.batches)", "trainer.single_is_sgd_on_pgd_examples"),
+    F("an infinite direction is taken", "trainer", "_Training.one_step", "not (math.isfinite(step.loss) and torch.isfinite(step.gradient).all())", "False", "trainer.a_step_that_is_not_finite_is_not_taken"),
+    F("the length of the bundle step does not follow the learning rate", "trainer", "_Training.rule_at", "rule.name == 'bundle'", "False", "trainer.phases_may_come_in_any_order_and_bundles_length_follows_the_rate"),
+    F("columns of a record are sums instead of means", "trainer", "_Training.evaluate", "at.sums.get(key, math.nan) / self.steps", "at.sums.get(key, math.nan)", "trainer.every_column_of_a_record_is_what_it_says"),
+    F("passes are those of the last step", "trainer", "_Training.one_step", "at.passes += rule.passes(attack.passes) if attack.passes else math.nan", "at.passes = rule.passes(attack.passes) if attack.passes else math.nan", "experiment.m_falls_linearly_and_passes_are_counted"),
+    F("seconds of training accumulate twice", "trainer", "_Training.epoch_steps", "time.perf_counter() - self.at.trained", "time.perf_counter() - 2 * self.at.trained", "trainer.seconds_are_of_training_and_grow_by_what_an_epoch_takes"),
+    F("the best epoch is the last", "trainer", "_Training.evaluate", "robust > at.best", "True", "experiment.best_and_last_epoch_are_kept_apart"),
+    F("running statistics are not averaged in training", "trainer", "_Training.one_step", "average_buffers(self.model)", "pass", "trainer.the_running_statistics_are_averaged_after_every_step"),
+    F("an interrupted run begins again", "trainer", "train", "sent(on_first(training.files.load))", "None", "trainer.an_interrupted_run_goes_on_and_is_the_uninterrupted_one"),
+    F("an interrupted run begins again, killed", "checkpoint", "Checkpoints.load", "self._check(path, found)", "return None", "trainer.kill_9_at_twenty_random_moments"),
+    F("the weights are not restored", "trainer", "_Training.load_state_dict", "eager(self.model).load_state_dict(state['model'])", "pass", "trainer.an_interrupted_run_goes_on_and_is_the_uninterrupted_one"),
+    F("the optimiser is not restored", "trainer", "_Training.load_state_dict", "self.optimiser.load_state_dict(state['optimiser'])", "pass", "trainer.an_interrupted_run_goes_on_and_is_the_uninterrupted_one"),
+    F("the attacks' generator is not restored", "trainer", "_Training.load_state_dict", "self.attacks.set_state(state['attacks'])", "pass", "trainer.an_interrupted_run_goes_on_and_is_the_uninterrupted_one"),
+    F("the network's own random numbers are not restored", "trainer", "_Training.load_state_dict", "torch.random.set_rng_state(state['torch'])", "pass", "trainer.an_interrupted_run_goes_on_and_is_the_uninterrupted_one"),
+    F("the dtype of the data is not recorded", "trainer", "train", "provenance(data, data.x_train.device, data.x_train.dtype)", "provenance(data, data.x_train.device)", "trainer.the_dtype_is_recorded"),
+    F("the network is no part of what decides a run", "trainer", "train", "network(model)", "''", "trainer.another_run_is_told_apart_and_nothing_of_the_first_is_touched"),
+    # files of a run
+    F("the data are no part of what decides a run", "record", "", "('data_sha256', 'device_type', 'dtype', 'network', 'frozen')", "('device_type', 'dtype', 'network', 'frozen')", "trainer.another_run_is_told_apart_and_nothing_of_the_first_is_touched"),
+    F("a checkpoint of another run is used", "checkpoint", "Checkpoints._check", "self.run is not None and (words := differences(run, self.run))", "False", "trainer.another_run_is_told_apart_and_nothing_of_the_first_is_touched"),
+    F("the checkpoint before is not kept", "checkpoint", "Checkpoints.save", "os.replace(self.newest, self.before)", "pass", "trainer.of_a_damaged_checkpoint_the_one_before_is_used_and_kept"),
+    F("checkpoints may run code when they are read", "checkpoint", "load_weights", "torch.load(content, weights_only=True, map_location='cpu')", "torch.load(content, weights_only=False, map_location='cpu')", "trainer.a_checkpoint_that_runs_code_is_not_unpickled"),
+    F("files are written in place", "checkpoint", "write_atomically", "path.with_name(path.name + '.tmp')", "path", "record.a_failed_write_leaves_the_old_file"),
+    F("a run that failed is marked complete", "record", "RunWriter.__exit__", "self._finish(kind is None)", "self._finish(True)", "record.a_run_that_dies_leaves_an_incomplete_record"),
+    F("a row with as many other columns passes", "record", "RunWriter.log", "row.keys() != self.rows[0].keys()", "len(row) != len(self.rows[0])", "record.records_refuse_changing_columns_and_missing_folders"),
+    F("the dtype of the provenance is always float32", "record", "provenance", "str(dtype).removeprefix('torch.')", "'float32'", "record.the_dtype_and_the_kind_of_device_are_recorded"),
+    F("the best row is the worst", "record", "Record.row", "self.metrics['robust'].argmax()", "self.metrics['robust'].argmin()", "experiment.best_and_last_epoch_are_kept_apart"),
+    # experiments and the command line
+    F("an arm of another kind is laid over the base", "experiment", "_merge", "{k: v for k, v in old.items() if k in SET} | value if other else old | value", "old | value", "experiment.tables_are_laid_over_the_base_and_replaced_by_another_kind"),
+    F("norm and box are lost when an arm names another attack", "experiment", "_merge", "{k: v for k, v in old.items() if k in SET} | value", "value", "experiment.norm_and_box_stay_when_an_arm_names_another_attack"),
+    F("overrides are dropped", "experiment", "read_experiment", "[*point, *changes]", "[*point]", "experiment.overrides_are_stronger_than_files_and_arms_and_flags_are_overrides"),
+    F("a grid is stronger than overrides", "experiment", "read_experiment", "[*point, *changes]", "[*changes, *point]", "experiment.points_of_a_grid_are_folders_inside_out_and_overrides_are_stronger"),
+    F("runs go arm by arm instead of seed by seed", "experiment", "read_experiment", "return runs", "return sorted(runs, key=lambda run: run.arm)", "experiment.points_of_a_grid_are_folders_inside_out_and_overrides_are_stronger"),
+    F("the weights are not seeded", "experiment", "Run.make_model", "torch.manual_seed(self.setting.seed)", "pass", "experiment.the_first_seed_is_the_same_network_whatever_the_arm"),
+    F("fractions are cut", "tables", "_number", "float(Fraction(numerator) / Fraction(denominator or '1'))", "float(Fraction(numerator))", "experiment.overrides_are_stronger_than_files_and_arms_and_flags_are_overrides"),
+    F("unknown keys pass", "tables", "known", "key not in allowed", "False", "experiment.missing_files_and_arms_are_named"),
+    F("attack-bf16 attacks in float32", "kernels", "Kernels.attack", "replace(attack, autocast=True)", "attack", "experiment.the_kernels_reach_the_attacks_and_the_compiler"),
+    F("the compiler gives up after eight shapes", "kernels", "Kernels.model", "max(torch._dynamo.config.recompile_limit, 64)", "8", "experiment.the_kernels_reach_the_attacks_and_the_compiler"),
+    F("a run that diverges stops the sweep", "commands", "_one_run", "FloatingPointError", "ZeroDivisionError", "experiment.a_run_that_diverges_does_not_stop_the_others"),
+    F("run --checkpoint-every is ignored", "__main__", "_run", "options.checkpoint_every", "None", "experiment.options_reach_train"),
+    F("evaluate --data is ignored", "__main__", "_evaluate", "options.data", "None", "experiment.evaluate_keeps_other_measurements_and_uses_its_options"),
+    F("evaluate --restarts is ignored", "measure", "evaluate_run", "robust_accuracy(model, x, y, evaluation, restarts, draw.manual_seed(0), None, True)", "robust_accuracy(model, x, y, evaluation, 1, draw.manual_seed(0), None, True)", "experiment.evaluate_keeps_other_measurements_and_uses_its_options"),
+    F("a new evaluation erases all others", "measure", "evaluate_run", "[e for e in kept if any(e.get(k) != entry.get(k) for k in SAME)]", "[]", "experiment.evaluate_keeps_other_measurements_and_uses_its_options"),
+    F("the standard error in test.json is the accuracy", "measure", "_entry", "accuracy.standard_error", "accuracy.value", "experiment.from_the_command_line_to_records_a_plot_and_test_accuracy"),
+    # several processes
+    F("processes do not sum their gradients", "parallel", "total", "dist.all_reduce(tensor)", "pass", "parallel.two_processes_are_one"),
+    F("every process takes the same samples", "parallel", "share", "slice(rank() * size, (rank() + 1) * size)", "slice(0, size)", "parallel.a_batch_that_cannot_be_shared_is_refused"),
+    F("a batch that cannot be shared is cut silently", "parallel", "share", "count % world()", "False", "parallel.a_batch_that_cannot_be_shared_is_refused"),
+    F("running statistics of the processes are summed", "parallel", "average_buffers", "buffer.div_(world())", "buffer", "parallel.two_processes_are_one"),
+    F("a network's own code is not in its identity", "identity", "network", "_own_code(module)", "[]", "trainer.all_that_decides_a_network_of_ones_own_is_in_its_identity"),
+    # figures and benchmarks
+    F("seeds are not cut to the shortest", "plots", "curves", "min(len(record.metrics[y]) for record in arms[arm])", "max(len(record.metrics[y]) for record in arms[arm])", "plots.seeds_are_cut_to_the_shortest_and_records_without_rows_passed_over"),
+    F("the band is on one side", "plots", "curves", "mean - spread", "mean", "plots.curves_are_means_with_a_standard_deviation"),
+    F("the warm-up counts, and the last round is dropped", "benchmarks/timing", "interleaved", "values[1:]", "values[:-1]", "benchmarks.jobs_run_in_turn_forwards_and_backwards_and_the_warm_up_is_what_is_dropped"),
+    F("ratios are taken across rounds", "benchmarks/timing", "ratio", "one / other", "one / other.mean()", "benchmarks.ratios_are_taken_inside_a_round"),
+    F("memory that is freed still counts", "benchmarks/timing", "peak_memory", "e.nbytes()", "max(0, e.nbytes())", "benchmarks.peak_memory_counts_what_is_alive_together"),
+    F("the timed processes are not joined", "benchmarks/timing", "_serve", "parallel.start()", "torch.device('cpu')", "benchmarks.jobs_run_in_joined_processes_and_a_dead_one_does_not_hang"),
+    F("forward-mode passes are not charged", "benchmarks/bench", "", "(14, 2, 2)", "(14, 2, 0)", "benchmarks.forward_mode_passes_that_are_charged_are_taken"),
+    F("comb's attacks are charged like DDi's", "benchmarks/bench", "", "(14, 10, 0)", "(70, 10, 0)", "benchmarks.the_passes_that_are_charged_are_those_of_the_rules"),
+    F("100 problems are compared with 1 000", "benchmarks/bench", "Bench.solver", "10 * seconds['one']", "seconds['one']", "benchmarks.the_solver_stands_over_its_peers_and_a_hundred_problems_count_for_a_thousand"),
+    F("the ratio of processes is upside down", "benchmarks/bench", "Bench.processes", "ratio(seconds[name], seconds[f'{name} alone'])", "ratio(seconds[f'{name} alone'], seconds[name])", "benchmarks.processes_stand_over_one_process"),
+    F("the solver's share of a step is upside down", "benchmarks/bench", "Bench.steps", "ratio(seconds['solver'], seconds['DDi, m = 10'])", "ratio(seconds['DDi, m = 10'], seconds['solver'])", "benchmarks.steps_are_given_in_units_of_pgd_and_their_limits_in_units_of_its_passes"),
 ]

@@ -125,6 +125,16 @@ def test_fgsm_is_one_clipped_step_of_gradient_ascent_from_zero(batch):
     )
 
 
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_pga_adds_alpha_times_the_gradient(batch, norm):
+    """Inside the set; of ``z_0`` of a linear model the gradient is its first row."""
+    x, y = batch
+    model = linear_model()
+    attack = PGA(100.0, 0.25, 3, False, norm, lambda z, y: z.squeeze(1), None)
+    step = model[1].weight.view(1, 1, 8, 8).expand_as(x).detach()
+    torch.testing.assert_close(attack(model, x, y), 0.75 * step, atol=1e-12, rtol=0)
+
+
 def test_fgsm_step_is_the_sign_of_a_finite_difference(batch):
     x, y = batch
     model = small_model()

@@ -367,6 +367,13 @@ def test_assign_gradient_fills_grad_in_order():
         assign_gradient(model, flat[:-1])
 
 
+def test_a_gradient_lies_in_memory_as_its_parameter_does():
+    conv = nn.Conv2d(3, 4, 3, bias=False).to(memory_format=torch.channels_last)
+    assign_gradient(conv, torch.arange(108.0))
+    assert torch.equal(conv.weight.grad, torch.arange(108.0).view(4, 3, 3, 3))
+    assert conv.weight.grad.stride() == conv.weight.stride() != (27, 9, 3, 1)
+
+
 @pytest.mark.parametrize(
     "name, options, message",
     [

@@ -38,6 +38,7 @@ from ddi import (
 from ddi.__main__ import HELP, main
 from ddi.commands import summary
 from ddi.identity import as_table
+from ddi.kernels import Kernels
 from ddi.measure import evaluate_run
 
 FILES = sorted((Path(__file__).parents[1] / "experiments").glob("*.toml"))
@@ -282,6 +283,22 @@ def test_kernels(tiny, tmp_path):
     assert models[1][0].weight.is_contiguous(memory_format=torch.channels_last)
     config = tmp_path / "1" / "tiny" / "pgd-seed0" / "config.toml"
     assert read_experiment(config)[0].kernels == fast.kernels != plain.kernels
+
+
+def test_the_kernels_reach_the_attacks_and_the_compiler(tiny, monkeypatch):
+    """In bf16 run the training attacks of all phases, and no evaluation."""
+    runs = read_experiment(tiny, ["kernels.precision=attack-bf16"])
+    trained = [attack for run in runs for attack in (phase.attack for phase in run.plan)]
+    assert len(trained) == 4 and all(attack.autocast for attack in trained)
+    assert not any(run.evaluation.autocast for run in runs)
+    assert not any(run.attack.autocast for run in read_experiment(tiny))
+    model, asked = fresh(), {}
+    monkeypatch.setattr(torch, "compile", lambda net, **options: asked.update(options) or net)
+    for limit, wanted in ((8, 64), (100, 100)):  # PyTorch's own is too low for all the shapes
+        monkeypatch.setattr(torch._dynamo.config, "recompile_limit", limit)
+        assert Kernels(compile="reduce-overhead").model(model) is model
+        assert torch._dynamo.config.recompile_limit == wanted
+    assert asked == {"mode": "reduce-overhead", "dynamic": False}
 
 
 def test_missing_files_and_arms_are_named(tiny, tmp_path):

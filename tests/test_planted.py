@@ -22,8 +22,15 @@ class A:
 
 @pytest.mark.parametrize("fault", PLANTED, ids=lambda fault: fault.what)
 def test_a_planted_fault_fits_once_and_changes_the_code(fault: Fault) -> None:
-    source = (ROOT / "ddi" / f"{fault.module}.py").read_text(encoding="utf-8")
+    source = (ROOT / fault.path).read_text(encoding="utf-8")
     assert fault.plant(source) != ast.unparse(ast.parse(source))
+    file, _, name = fault.node.partition("::")
+    assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8")
+
+
+def test_no_fault_is_planted_twice() -> None:
+    assert len({fault.what for fault in PLANTED}) == len(PLANTED)
+    assert len({(f.module, f.where, f.old, f.new) for f in PLANTED}) == len(PLANTED)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +44,7 @@ def test_a_planted_fault_fits_once_and_changes_the_code(fault: Fault) -> None:
     ],
 )
 def test_a_fault_is_found_by_its_syntax(where: str, old: str, new: str, line: str) -> None:
-    broken = Fault("", "", where, old, new).plant(CODE)
+    broken = Fault("", "", where, old, new, "").plant(CODE)
     before, after = (
         set(map(str.strip, code.splitlines())) for code in (ast.unparse(ast.parse(CODE)), broken)
     )
@@ -47,4 +54,4 @@ def test_a_fault_is_found_by_its_syntax(where: str, old: str, new: str, line: st
 @pytest.mark.parametrize("where, old", [("A.f", "x + 2"), ("A.f", "x"), ("A.h", "x"), ("B", "x")])
 def test_a_fault_that_fits_nowhere_or_twice_is_an_error(where: str, old: str) -> None:
     with pytest.raises(LookupError):
-        Fault("", "", where, old, "y").plant(CODE)
+        Fault("", "", where, old, "y", "").plant(CODE)

@@ -751,6 +751,19 @@ def test_the_first_seed_is_the_same_network_whatever_the_arm(tiny):
     )
 
 
+def test_the_seed_alone_decides_the_first_weights(tiny):
+    """Whatever the caller's generator says, which is left as it was."""
+    first, second = read_experiment(tiny, arms=["pgd"], seeds=2)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    models = [run.make_model(digits()) for run in (first, second)]
+    assert torch.equal(torch.get_rng_state(), before)
+    for seed, model in enumerate(models):
+        torch.manual_seed(seed)
+        for a, b in zip(model.parameters(), MLP(hidden=(8,)).parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
 def test_help_data_and_errors(capsys, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])

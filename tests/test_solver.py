@@ -276,10 +276,17 @@ def hard(seed):
     return gram(vectors(k * m, d, seed)), groups, 30 * vectors(1, k * m, 50 + seed)[0]
 
 
-def test_exact_returns_its_best_iterate():
+def wandering(seed):
+    """One simplex with losses, on which the gap of the exact method's iterates also goes up."""
+    groups = torch.zeros(60, dtype=torch.int64)
+    return gram(vectors(60, 20, seed) + 0.5), groups, 2 * vectors(1, 60, 50 + seed)[0]
+
+
+@pytest.mark.parametrize("problem", [hard, wandering])
+def test_exact_returns_its_best_iterate(problem):
     """More iterations never give a larger gap."""
     for seed in range(20):
-        G, groups, c = hard(seed)
+        G, groups, c = problem(seed)
         found = [min_norm_product(G, groups, c, tol=0.0, max_iter=n) for n in range(1, 15)]
         gaps = [point.gap.item() for point in found]
         assert all(b <= a + 1e-12 for a, b in itertools.pairwise(gaps))
@@ -322,6 +329,18 @@ def test_a_constant_in_the_losses_changes_nothing_however_large():
         base, far = (min_norm_point(gram(v), c + shift, method) for shift in (0.0, 1e9))
         torch.testing.assert_close(far.weights, base.weights, atol=1e-4, rtol=0)
         assert far.converged and far.gap <= 2e-6 * gram(v).max()
+
+
+@pytest.mark.parametrize("method", ["apg", "frank-wolfe"])
+def test_with_a_large_loss_the_gap_to_reach_is_larger(method):
+    """One loss is 10^4 units of the matrix below the others: that is what the tolerance is of."""
+    v, c = vectors(8, 4) + 0.5, 0.1 * vectors(1, 8, 2)[0]
+    G = gram(v)
+    c[7] -= 1e4 * G.max()
+    got = min_norm_point(G, c, method, tol=1e-6)
+    assert got.converged and 1e-5 * G.max() < got.gap <= 1.01e-2 * G.max()
+    few = min_norm_point(G, c, method, tol=1e-12)
+    assert few.converged and few.gap <= 1.01e-8 * G.max()
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -219,7 +219,7 @@ def label_tensor(name: str, value: Any, batch: int) -> Tensor:
     """A dense int64 tensor of shape ``(batch,)``: its values are not looked at, so that no wait for
     a GPU is made, and ``vmap`` knows what is done.
     """
-    dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+    dense = isinstance(value, Tensor) and value.layout == torch.strided
     if not dense or value.dtype != torch.int64 or value.shape != (batch,):
         refuse(name, f"class labels, an int64 tensor of shape ({batch},)", value)
     return value
@@ -227,7 +227,8 @@ def label_tensor(name: str, value: Any, batch: int) -> Tensor:
 
 def labels(name: str, value: Any, batch: int, classes: int | None = None) -> Tensor:
     """Integer class labels, int64 of shape ``(batch,)``, from 0 (to ``classes - 1``)."""
-    label_tensor(name, value, batch)
+    if label_tensor(name, value, batch).is_meta:
+        refuse(name, f"class labels, an int64 tensor of shape ({batch},), with values", value)
     if batch:
         low, high = torch.stack(torch.aminmax(value)).tolist()
         if low < 0 or (classes is not None and high >= classes):

@@ -104,6 +104,8 @@ class Dataset:
         parts: dict[str, Tensor] = {}
         for split in ("train", "test"):
             x, y = getattr(self, f"x_{split}"), getattr(self, f"y_{split}")
+            if not ((y == zero).any() and (y == one).any()):
+                raise ValueError(f"zero and one must have images in y_{split}, got {zero}, {one}")
             keep = (y == zero) | (y == one)
             parts |= {f"x_{split}": x[keep], f"y_{split}": (y[keep] == one).long()}
         return replace(self, name=f"{self.name}-{zero}v{one}", classes=2, **parts)

@@ -19,15 +19,15 @@ def _of_logits(loss: Loss) -> Loss:
     """The loss behind its door.
 
     Types, shapes and dtypes are looked at always, and values never, since that makes a GPU wait and
-    is not possible under ``vmap``. A CPU's kernels find a label that is no class, and then it is
-    named; a GPU's kernels stop the program.
+    is not possible under ``vmap`` or on the device "meta". A CPU's kernels find a label that is no
+    class, and then it is named; a GPU's kernels stop the program.
     """
 
     @wraps(loss)
     def checked(logits: Tensor, labels: Tensor) -> Tensor:
-        _checks.float_tensor("logits", logits, 2, all_finite=False)
-        if logits.ndim != 2:
-            _checks.refuse("logits", "of shape (B, C)", logits)
+        dense = isinstance(logits, Tensor) and logits.layout == torch.strided
+        if not dense or not logits.is_floating_point() or logits.ndim != 2 or not logits.numel():
+            _checks.refuse("logits", "a floating-point tensor of shape (B, C)", logits)
         _checks.label_tensor("labels", labels, len(logits))
         _checks.one_device(logits=logits, labels=labels)
         try:

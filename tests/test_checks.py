@@ -128,9 +128,8 @@ def test_labels_are_int64_one_a_sample_in_range():
     y = torch.tensor([0, 2])
     assert _checks.labels("y", y, 2) is y and _checks.labels("y", y, 2, 3) is y
     for value in (y[:, None], y.int(), y.double(), y[:1], y.numpy(), [0, 2], y.to("meta")):
-        assert "y must be class labels, an int64 tensor of shape (2,), got" in refused(
-            _checks.labels, "y", value, 2
-        )
+        words = refused(_checks.labels, "y", value, 2)
+        assert "y must be class labels, an int64 tensor of shape (2,)" in words
     assert "from 0 to 1, got values from 0 to 2" in refused(_checks.labels, "y", y, 2, 2)
     assert "from 0, got values from -1 to 1" in refused(_checks.labels, "y", y - 1, 2)
     assert _checks.batch_of("y", y.double(), 2).dtype == torch.float64

@@ -2,6 +2,7 @@
 words that name it, or accepted for what it plainly means (see ``doors.py``).
 """
 
+import dataclasses
 import functools
 import inspect
 import os
@@ -209,7 +210,7 @@ CORE = {
     "ResNet18": Entry(lambda: {"in_channels": 1}, call=lambda **a: on_meta(ddi.ResNet18, a)),
     "Normalize": Entry(lambda: {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}),
     "Dataset": Entry(lambda: fields(tiny()), {"name": TEXT}, use=fields),
-    "Dataset.pair": Entry(lambda: {"zero": 0, "one": 1}, call=lambda **a: tiny().pair(**a)),
+    "Dataset.pair": Entry(lambda: {"zero": 0, "one": 1}, call=lambda **a: dataclasses.replace(tiny(), y_train=torch.arange(12) % 10, y_test=torch.arange(4) % 2).pair(**a)),
     "Dataset.hold_out": Entry(lambda: {"count": 3}, {"count": integer(1, 11)}, call=lambda **a: tiny().hold_out(**a)),
     "Dataset.to": Entry(lambda: {"device": "cpu", "dtype": torch.float64}, {"device": optional(DEVICE), "dtype": optional(DTYPE)}, call=lambda **a: tiny().to(**a)),
     "digits": Entry(dict),

@@ -770,7 +770,7 @@ def test_help_data_and_errors(capsys, tmp_path, monkeypatch):
     assert "experiments/digits.toml" in capsys.readouterr().out
     assert main(["data", "digits"]) == 0 and "1400 images (1, 8, 8)" in capsys.readouterr().out
     monkeypatch.setenv("DDI_DATA", str(tmp_path))
-    assert main(["data", "cifar10"]) == 1 and "Three ways" in capsys.readouterr().err
+    assert main(["data", "cifar10"]) == 1 and "Ways to get it" in capsys.readouterr().err
     assert main(["list", str(tmp_path)]) == 1
     with pytest.raises(SystemExit, match="2"):
         main(["list", str(tmp_path), "extra=1"])

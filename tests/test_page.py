@@ -113,7 +113,7 @@ def test_what_is_asked_for_is_checked_before_anything_is_written(few, tmp_path, 
     with pytest.raises(ValueError, match="minutes"):
         page.from_page("tiny", 0, out=tmp_path / "out")
     monkeypatch.setenv("DDI_DATA", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="Three ways"):
+    with pytest.raises(FileNotFoundError, match="Ways to get it"):
         page.from_page("figure1c", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -458,12 +458,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="cells whose <setting>/<cell> begins with this")
     parser.add_argument("--table", action="store_true", help="the analysis of what is recorded")
+    parser.add_argument("--figure", type=Path, help="with --table: draw the main setting here")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "ledger")
     options = parser.parse_args()
     if options.table:
         from ledger_table import show
 
-        return show(options.out)
+        return show(options.out, options.figure)
     torch.set_num_threads(1)
     data = ddi.digits().to(dtype=torch.float64)
     rest = data, options.out, ddi.provenance(data, dtype=torch.float64)

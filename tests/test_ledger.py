@@ -1,4 +1,4 @@
-"""The ledger's program: networks side by side are networks one by one, and a run resumes exactly."""
+"""The ledger's program: networks side by side are networks one by one, and runs resume."""
 
 import importlib.util
 import json
@@ -6,16 +6,24 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import ddi
 
-PATH = Path(__file__).parents[1] / "experiments" / "ledger.py"
-spec = importlib.util.spec_from_file_location("ledger", PATH)
-ledger = importlib.util.module_from_spec(spec)
-sys.modules["ledger"] = ledger
-spec.loader.exec_module(ledger)
+
+def load(name):
+    """A program of experiments/ as a module."""
+    path = Path(__file__).parents[1] / "experiments" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+ledger, table = load("ledger"), load("ledger_table")
 
 SEEDS, IMAGES, M = (3, 4, 5), 7, 5
 
@@ -42,7 +50,9 @@ def toy():
 def one(gradient, network):
     """A network's part of a stacked gradient, flat in the order of its own parameters."""
     half = len(gradient) // 2
-    parts = [(w[network].T, b[network]) for w, b in zip(gradient[:half], gradient[half:])]
+    parts = [
+        (w[network].T, b[network]) for w, b in zip(gradient[:half], gradient[half:], strict=True)
+    ]
     return torch.cat([v.flatten() for pair in parts for v in pair])
 
 
@@ -126,10 +136,71 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(tmp_path, monkeypat
     seconds = [record.pop("cpu_seconds") for record in (through, pieces)]
     assert min(seconds) > 0 and pieces == through
     assert json.loads((tmp_path / "pieces" / "toy" / "product.json").read_text())["probes"]
-    assert (
-        min(map(len, through["probes"].values())) == max(map(len, through["probes"].values())) == 4
+    assert {len(values) for values in through["probes"].values()} == {4}
+    falling = sum(100 ** (-k / 4) for k in (1, 2, 3, 4))
+    assert through["path"] == pytest.approx([0.5 * (4 + falling)] * 2)
+
+
+# --------------------------------------------------------------------------------------------------
+
+
+def record(name, values, **cell):
+    """A record with these outcomes and nothing special on the way."""
+    cell = {"name": name, "raw": False, "h": 0.1, "steps": 240} | cell
+    probes = dict.fromkeys(
+        ("phi", "change", "cosine", "two", "gap_median", "gap_least"), [[0.5] * 4] * 4
     )
-    assert all(
-        v == pytest.approx(4 + 0.5 * sum(100 ** (-k / 4) for k in (1, 2, 3, 4)) - 2)
-        for v in through["path"]
-    )
+    return {
+        "cell": cell,
+        "setting": {"seeds": [0] * 4},
+        "outcome": {"phi_train": values, "phi_test": values},
+        "probes": probes,
+        "unsolved": 0,
+    }
+
+
+def test_holm_and_equivalence():
+    # by hand: sorted .01 .02 .03 .04 times 4 3 2 1 = .04 .06 .06 .04, made increasing
+    assert table.holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    values = np.array([0.010, 0.013, 0.017, 0.008, 0.012])
+    low, high = stats.t.interval(0.9, 4, values.mean(), stats.sem(values))
+    # TOST at .05 is the 90 % interval inside the margin: true and false on either side of its end
+    assert table.equivalent(values, high * 1.001) < 0.05 < table.equivalent(values, high * 0.999)
+    assert table.interval(values, 0.9) == pytest.approx((values.mean(), low, high))
+    assert table.equivalent(-values, high * 1.001) < 0.05 < table.equivalent(-values, high * 0.999)
+
+
+def test_the_family_is_unit_steps_at_equal_path():
+    cells = [ledger.unit("product", 0.02), ledger.unit("strong"), ledger.PASSES]
+    cells += [ledger.unit("single", inner="PGD-40"), ledger.raw("product", 0.3)]
+    family = [table.in_family({"cell": ledger.asdict(cell)}) for cell in cells]
+    assert family == [True, True, False, True, False]
+
+
+def test_the_report_pairs_seeds_and_compares_equal_step_lengths(tmp_path):
+    folder = tmp_path / "small-a"
+    folder.mkdir()
+    single, noise = np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.01, -0.01, 0.02, -0.02])
+    for h, gain in zip(table.STEPS, (0.4, 0.2, 0.1, 0.05), strict=True):
+        cell = {"h": h, "steps": round(24 / h)}
+        for rule, values in (
+            ("single", single * (1 + h)),
+            ("product", single * (1 + h) - gain + noise),
+        ):
+            made = record(f"{rule}-h{h:g}", values.tolist(), **cell)
+            (folder / f"{rule}-h{h:g}.json").write_text(json.dumps(made))
+    differences = table.by_step(table.read(folder), "product")
+    assert {h: round(d.mean(), 6) for h, d in differences.items()} == {
+        0.1: -0.4, 0.05: -0.2, 0.02: -0.1, 0.01: -0.05,
+    }  # fmt: skip
+    text = table.report(tmp_path)
+    half = stats_t_half(noise)
+    assert "| product-h0.1 | 2.350 ± 1.4" in text and "Holm of 7" in text
+    assert f"-0.400 [{-0.4 - half:+.3f}, {-0.4 + half:+.3f}]" in text
+    assert "| -0.350 [-0.350, -0.350] | 0.12 |" in text
+    table.figure(table.read(folder))
+
+
+def stats_t_half(values):
+    """Half of the 95 % interval of four values: the t quantile with three degrees is 3.1824."""
+    return 3.182446 * values.std(ddof=1) / 2

@@ -438,7 +438,7 @@ def later_cells() -> Iterator[tuple[Setting, Cell]]:
     for setting in DOSES:
         rules = ("single", "ddi", "product") if setting.batch != 512 else ("single", "ddi")
         yield from ((setting, unit(rule)) for rule in rules)
-    yield from ((AFTER, unit(rule, 0.02)) for rule in ("max", "strong", "mean"))
+    yield from ((AFTER, unit(rule, 0.02)) for rule in ("mean", "max", "strong"))
 
 
 def tuned(out: Path) -> Iterator[tuple[Setting, Cell]]:

@@ -123,7 +123,7 @@ def on_the_way(records: Records) -> str:
     for name, record in records.items():
         rise, cosine = probes(record, "change") > 0, 1 - probes(record, "cosine")
         half = slice(0, len(rise) // 2)
-        gap, least = (probes(record, f"gap_{which}")[half] for which in ("median", "least"))
+        gap, least = probes(record, "gap_median")[half], probes(record, "gap_least")
         ties = least <= 1e-9  # NaN, where no image has two maximisers, is no tie
         cells = [f"{rise.mean():.2f}", f"{rise[half].mean():.2f}", f"{cosine.mean():.3f}"]
         cells += [f"{probes(record, 'two').mean():.2f}", f"{np.nanmean(np.log10(gap)):.2f}"]

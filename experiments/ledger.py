@@ -414,9 +414,16 @@ def raw(rule: str, rate: float) -> Cell:
     return Cell(f"raw-{rule}-{rate:g}", rule, rate, m=1 if rule == "single" else M, raw=True)
 
 
+def timed(rule: str, rate: float) -> Cell:
+    """A raw cell of rate times steps 120: all run for the same time of the flow."""
+    cell = raw(rule, rate)
+    return replace(cell, name=f"{cell.name}-time", steps=round(120 / rate))
+
+
 RULES = ("single", "product", "ddi", "strong", "mean", "max", "bundle")
 PASSES = Cell("single-h0.1-passes", "single", 0.1, 1200, m=1)
 RAW = ("single", "product", "bundle")
+TIMED = (0.25, 1.0, 2.5, 0.1)
 
 
 def fixed_cells() -> Iterator[tuple[Setting, Cell]]:
@@ -426,6 +433,13 @@ def fixed_cells() -> Iterator[tuple[Setting, Cell]]:
     yield MAIN, PASSES
     yield from ((MAIN, unit(rule, inner="PGD-40")) for rule in ("single", "product", "ddi"))
     yield from ((TUNING, raw(rule, rate)) for rule in RAW for rate in RATES)
+
+
+def addition() -> Iterator[tuple[Setting, Cell]]:
+    """Addition 1 of the design."""
+    fresh = REPLICATIONS[0]
+    yield from ((fresh, unit(rule)) for rule in ("single", "product"))
+    yield from ((fresh, timed(r, rate)) for rate in TIMED for r in ("single", "product"))
 
 
 def later_cells() -> Iterator[tuple[Setting, Cell]]:
@@ -474,6 +488,7 @@ def main() -> None:
     run_all(fixed_cells(), options.only, *rest)
     if not options.only:
         run_all(tuned(options.out), "", *rest)
+    run_all(addition(), options.only, *rest)
     run_all(later_cells(), options.only, *rest)
 
 

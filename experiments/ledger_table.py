@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from ledger import Cell
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -163,6 +164,61 @@ def interaction(records: Records) -> str:
     return table([*head, "D(.1) − D(.01)", "ratio D(.01)/D(.1)", "slope in h"], rows)
 
 
+def against_time(record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Time of the flow at the probes, and phi there, both ``(probes, seeds)``.
+
+    A step of length h along d takes the time h / ||d||; a block of steps is given its probe's norm.
+    """
+    cell = Cell(**record["cell"])
+    norm, φ = probes(record, "norm"), probes(record, "phi")
+    sizes = np.array([cell.size(k) for k in range(cell.steps)]).reshape(len(norm), -1).sum(1)
+    spent = np.full_like(norm, 1.0) * sizes[:, None] / (1.0 if cell.raw else norm)
+    return spent.cumsum(0) - spent / 2, φ
+
+
+def at_equal_time(records: Records, name: str, base: str) -> np.ndarray:
+    """Difference of phi at the last time that both cells reach, ``(seeds,)``."""
+    (t, φ), (t0, φ0) = against_time(records[name]), against_time(records[base])
+    last = np.minimum(t[-1], t0[-1])
+    here, there = (
+        np.array([np.interp(x, *pair) for x, *pair in zip(last, a.T, b.T, strict=True)])
+        for a, b in ((t, φ), (t0, φ0))
+    )
+    return here - there
+
+
+def equal_time(records: Records) -> str:
+    """Directions at equal step length: at equal path, and at equal time of the flow."""
+    rows = []
+    for name, record in records.items():
+        base = f"single-h{record['cell']['h']:g}"
+        if not in_family(record) or base not in records or base == name:
+            continue
+        path = outcome(record) - outcome(records[base])
+        time = at_equal_time(records, name, base)
+        ends = [f"{against_time(records[n])[0][-1].mean():.0f}" for n in (name, base)]
+        verdict = "yes" if equivalent(time) < 0.05 else "no"
+        rows.append([name, *ends, shown(interval(path)), shown(interval(time)), verdict])
+    head = ["cell", "its time", "single's time", "to single, equal path"]
+    return table([*head, "equal time [95 %]", f"within ± {MARGIN:g}"], rows)
+
+
+def raw_steps(records: Records) -> str:
+    """Raw cells of equal rate and number of steps: product against single."""
+    rows = []
+    for name, record in records.items():
+        base = name.replace("raw-product", "raw-single")
+        if name.startswith("raw-product") and base in records:
+            values, cell = outcome(record) - outcome(records[base]), record["cell"]
+            row = [f"{cell['h']:g}", str(cell["steps"])]
+            row += [f"{outcome(records[n]).mean():.3f}" for n in (base, name)]
+            row += [shown(interval(values)), "yes" if equivalent(values) < 0.05 else "no"]
+            rows.append(row)
+    rows.sort(key=lambda row: (row[1], float(row[0])))
+    head = ["rate", "steps", "raw single", "raw product", "difference [95 %]"]
+    return table([*head, f"within ± {MARGIN:g}"], rows) if rows else ""
+
+
 def doses(out: Path) -> str:
     """Gain over single beside 1 − cosine, by batch."""
     rows = []
@@ -187,10 +243,15 @@ def report(out: Path) -> str:
         parts += [f"### {name}: {seeds} paired seeds, {len(records)} cells recorded"]
         parts += [differences(records), "Better maximisers (TOST):", equivalence(records)]
         parts += ["Direction against step length:", interaction(records)]
+        parts += ["At equal time (addition 1):", equal_time(records)]
+        raw = raw_steps(records)
+        parts += ["Raw steps at equal rate:", raw] if raw else []
         parts += ["On the way:", on_the_way(records)]
-    raw = read(out / "tuning")
-    rates = [[name, f"{outcome(r).mean():.3f}"] for name, r in raw.items()]
-    parts += ["### Raw rates on the tuning seeds", table(["cell", "φ train"], rates)] if raw else []
+    tuning = read(out / "tuning")
+    if tuning:
+        rates = [[name, f"{outcome(r).mean():.3f}"] for name, r in tuning.items()]
+        parts += ["### Raw rates on the tuning seeds", table(["cell", "φ train"], rates)]
+        parts += [raw_steps(tuning)]
     dose = doses(out)
     parts += ["### Dose–response", dose] if dose else []
     return "\n\n".join(parts)

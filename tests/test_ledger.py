@@ -146,10 +146,9 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(tmp_path, monkeypat
 
 def record(name, values, **cell):
     """A record with these outcomes and nothing special on the way."""
-    cell = {"name": name, "raw": False, "h": 0.1, "steps": 240} | cell
-    probes = dict.fromkeys(
-        ("phi", "change", "cosine", "two", "gap_median", "gap_least"), [[0.5] * 4] * 4
-    )
+    cell = {"name": name, "rule": "", "raw": False, "h": 0.1, "steps": 240} | cell
+    keys = ("phi", "norm", "change", "cosine", "two", "gap_median", "gap_least")
+    probes = dict.fromkeys(keys, [[0.5] * 4] * 4)
     return {
         "cell": cell,
         "setting": {"seeds": [0] * 4},
@@ -199,6 +198,31 @@ def test_the_report_pairs_seeds_and_compares_equal_step_lengths(tmp_path):
     assert f"-0.400 [{-0.4 - half:+.3f}, {-0.4 + half:+.3f}]" in text
     assert "| -0.350 [-0.350, -0.350] | 0.12 |" in text
     table.figure(table.read(folder))
+
+
+def test_equal_time_is_the_clock_of_the_flow():
+    def course(cell, norm, shift):
+        made = record(cell.name, [0.0] * 4) | {"cell": ledger.asdict(cell)}
+        sizes = np.array([cell.size(k) for k in range(cell.steps)]).reshape(24, -1).sum(1)
+        spent = sizes / norm
+        middle = np.cumsum(spent) - spent / 2
+        made["probes"] = {
+            "norm": [[norm] * 4] * 24,
+            "phi": [[shift + 5 - t / 20] * 4 for t in middle],
+        }
+        return made, middle[-1]
+
+    single, end = course(ledger.unit("single"), 0.4, 0.0)
+    product, later = course(ledger.unit("product", 0.02), 0.2, 0.01)
+    assert later == pytest.approx(2 * end, rel=0.05)  # half the norm, twice the time
+    records = {"single-h0.1": single, "product-h0.02": product}
+    time, _ = table.against_time(single)
+    assert time[-1] == pytest.approx(end) and time.shape == (24, 4)
+    difference = table.at_equal_time(records, "product-h0.02", "single-h0.1")
+    assert difference == pytest.approx(0.01, abs=1e-9)
+    raw, _ = course(ledger.timed("single", 0.25), 1.0, 0.0)
+    raw["probes"]["norm"] = [[9.0] * 4] * 24  # a raw step of rate r takes the time r
+    assert table.against_time(raw)[0][-1] == pytest.approx(120 * 0.607, rel=0.01)
 
 
 def stats_t_half(values):

@@ -24,7 +24,7 @@
 #
 # **Before you start.** {ref}`Chapter 4 <chapter-04>` (DDi), {ref}`chapter 7 <chapter-07>` (product and bundle) and {ref}`chapter 12 <chapter-12>` (length against direction). Symbols: {ref}`notation`.
 #
-# **Time and hardware.** Forty minutes to read; about twenty seconds to run on one processor core. The large experiment is read from records.
+# **Time and hardware.** Forty minutes to read; about half a minute to run on one processor core. The large experiment is read from records.
 # :::
 #
 # %% tags=["remove-cell"]
@@ -107,7 +107,7 @@ plt.show()
 #
 # ## The design, fixed before the runs
 #
-# A result is easily explained once it is known. So [the design](https://en.wikipedia.org/wiki/Preregistration_(science)) was written first: `experiments/ledger.md` in the repository says what is run, what each hypothesis predicts and what refutes it. It was committed before any run, after a pilot with four seeds that are not used again.
+# A result is easily explained once it is known. So the design was written first: `experiments/ledger.md` in the repository says what is run, what each hypothesis predicts and what refutes it. It was committed before any run, after a pilot with four seeds that are not used again.
 #
 # | hypothesis | predicts | is refuted by |
 # |---|---|---|
@@ -138,8 +138,9 @@ CORE = {
 CORE |= {
     "perexample-h0.1",
     "single-h0.1-passes",
-    *(f"{rule}-h{h:g}" for rule in ("single", "product") for h in table.STEPS),
+    *(name for pair in table.BETTER for name in pair),
 }
+CORE |= {*(f"{rule}-h{h:g}" for rule in ("single", "product") for h in table.STEPS)}
 assert CORE <= main.keys(), f"records are missing: {CORE - main.keys()}"
 one = main[table.BASE]
 source = one["provenance"]
@@ -176,7 +177,7 @@ adjusted = dict(
     zip(family, table.holm([table.two_sided(apart(n)) for n in family]), strict=True)
 )
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-14-forest", "caption": "Several perturbations gain, better maximisers do not, shorter steps gain most. Paired difference to one gradient in steps of 0.1, final φ on the training images, mean and 95 % interval over 20 networks. Left of 0 is better. Shaded: within 0.02 nats."}, "image": {"alt": "Forest plot. At step length 0.1: strong and max lie within the shaded band at 0, mean at its edge, bundle and DDi near minus 0.05, product near minus 0.22; per example right of 0 near plus 0.16. One gradient at step lengths 0.05, 0.02 and 0.01 lies near minus 0.15, 0.21 and 0.23; product at the same lengths near minus 0.26, 0.30 and 0.33."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-14-forest", "caption": "Several perturbations gain, better maximisers do not, shorter steps gain as much. Paired difference to one gradient in steps of 0.1, final φ on the training images, mean and 95 % interval over 20 networks. Left of 0 is better. Shaded: within 0.02 nats."}, "image": {"alt": "Forest plot. At step length 0.1: strong and max lie within the shaded band at 0, mean at its edge, bundle and DDi near minus 0.05, product near minus 0.22; per example right of 0 near plus 0.16. One gradient at step lengths 0.05, 0.02 and 0.01 lies near minus 0.15, 0.21 and 0.23; product at the same lengths near minus 0.26, 0.30 and 0.33."}}
 # NBVAL_IGNORE_OUTPUT
 LOOK = {
     "single": "PGD normalised",
@@ -251,25 +252,20 @@ for name in at_h:
 
 # %% [markdown]
 # (check-14-2)=
-# **Check 14.2** *(better maximisers buy nothing, at this step length.)* The gradient at the best of four PGD-40 attacks and the gradient at the strongest of five restarts are both *equivalent* to one gradient of PGD-7: the 90 % intervals lie within ± 0.02 nats. (They are also *significantly* better. Twenty paired networks can see a hundredth of a nat. The margin says that so little does not matter.)
+# **Check 14.2** *(better maximisers buy nothing, at this step length.)* The design asks for three equivalence tests, and all three pass: one gradient at the best of four PGD-40 attacks against one of PGD-7, one gradient under PGD-40 against PGD-7, and the product under PGD-40 against PGD-7 differ by less than 0.02 nats (90 % intervals). So does *max*, the gradient at the strongest of five restarts. And the product's lead is the same under the better attack, within ± 0.02. That refutes **I**, twice over. (*Strong* and *max* are also *significantly* better. Twenty paired networks can see a hundredth of a nat. The margin says that so little does not matter.)
 #
 # %%
-for name in ("strong-h0.1", "max-h0.1"):
-    assert table.equivalent(apart(name)) < 0.05
-    p = table.p_value(table.equivalent(apart(name)))
-    print(f"{name:12} {told(apart(name), 0.9)}, 90 %; equivalent: p {p}")
+for better, plain in (*table.BETTER, ("max-h0.1", table.BASE)):
+    change = apart(better, plain)
+    assert table.equivalent(change) < 0.05
+    print(f"{better} − {plain}: {told(change, 0.9)}, 90 %")
 
 # %%
-# NBVAL_IGNORE_OUTPUT
-for better, plain in table.BETTER:
-    if not {better, plain} <= main.keys():
-        print(f"{better} is not recorded yet")
-    elif better != "strong-h0.1":
-        print(f"{better} − {plain}: {told(apart(better, plain), 0.9)}, 90 %")
+lead_change = apart("product-h0.1-PGD-40", "single-h0.1-PGD-40") - gain
+assert table.equivalent(lead_change) < 0.05
+print(f"change of the product's lead under PGD-40: {told(lead_change, 0.9)}, 90 %")
 
 # %% [markdown]
-# The design asks for two more comparisons before it gives up **I**: one gradient, and the product, under PGD-40. The last lines say whether they are recorded, and the table of verdicts below uses them.
-#
 # Something else in the picture deserves a remark. The *bundle* step, which lets the loss values say how far a perturbation counts, gains much less than the product, which ignores them. In this ledger its $t$ is the length $h_k$ of the step. Gradients are shorter than 1 here, so the step that is taken is longer than the one the bundle planned. And as $h_k$ falls the bundle becomes *max*. So the product's gain is not that of knowing the kinks within reach of a step better. It also follows perturbations that are far from tied.
 #
 # ## The length of a step
@@ -682,7 +678,7 @@ for (rule, h), (τ, φ, straight) in live.items():
 
 # %% [markdown]
 # (check-14-10)=
-# **Check 14.10** *(live: at equal path a lead, which shrinks with the step; at equal time next to none.)* In both networks, at path 6: the product leads by more than 0.1 nats at $h = 0.1$, and by less than half of its lead at $h = 0.025$. Its time is longer, at both lengths. At the time that one gradient needs for its whole path, the two differ by less than 0.03 nats, at both lengths.
+# **Check 14.10** *(live: at equal path a lead, which shrinks with the step; at equal time next to none.)* In both networks, at path 6: the product leads by more than 0.07 nats at $h = 0.1$, and by less than half of its lead at $h = 0.025$. Its time is longer, at both lengths. At the time that one gradient needs for its whole path, the two differ by less than 0.03 nats, at both lengths.
 #
 # %%
 def at_equal_time(h):
@@ -694,7 +690,7 @@ def at_equal_time(h):
 
 # %%
 lead = {h: live["product", h][1][-1] - live["single", h][1][-1] for h in (0.1, 0.025)}
-assert (lead[0.1] < -0.1).all()
+assert (lead[0.1] < -0.07).all()
 assert (lead[0.025].abs() < lead[0.1].abs() / 2).all()
 for h in lead:
     assert (live["product", h][0][-1] > live["single", h][0][-1]).all()
@@ -713,13 +709,13 @@ for h in lead:
 
 # %% [markdown]
 # (check-14-11)=
-# **Check 14.11** *(live: one gradient zigzags, the product does not.)* At $h = 0.1$ one gradient makes less than three quarters of its path good, the product more than four fifths. At $h = 0.025$ both make more than 0.8.
+# **Check 14.11** *(live: one gradient zigzags, the product does not.)* At $h = 0.1$ one gradient makes less than 0.8 of its path good, and the product at least a tenth of the path more than it, in each network. At $h = 0.025$ one gradient is straighter than at 0.1, again by at least a tenth.
 #
 # %%
 straight = {key: value[2] for key, value in live.items()}
-assert (straight["single", 0.1] < 0.75).all() and (straight["product", 0.1] > 0.8).all()
-for rule in ("single", "product"):
-    assert (straight[rule, 0.025] > 0.8).all()
+assert (straight["single", 0.1] < 0.8).all()
+for other in (("product", 0.1), ("single", 0.025)):
+    assert (straight[other] - straight["single", 0.1] > 0.1).all()
 
 # %% [markdown]
 # So long steps with one gradient go to and fro, and path is lost in it. Time is not. These two networks are not among those that suggested **T**, and here all steps are constant, so the schedule cannot favour one of the two. Two networks and a part of the path are a small test all the same.
@@ -829,20 +825,10 @@ def verdict_n():
 
 def verdict_i():
     """Inexact maximisers."""
-    pairs = [pair for pair in table.BETTER[:2] if set(pair) <= main.keys()]
-    same = [table.equivalent(apart(*pair)) < 0.05 for pair in pairs]
-    seen = ", ".join(
-        f"{pair[0]} {'' if good else 'not '}equivalent"
-        for pair, good in zip(pairs, same, strict=True)
-    )
-    kept = False
-    if {"product-h0.1-PGD-40", "single-h0.1-PGD-40"} <= main.keys():
-        change = apart("product-h0.1-PGD-40", "single-h0.1-PGD-40") - apart("product-h0.1")
-        kept = table.equivalent(change) < 0.05
-        seen += f"; change of the lead under PGD-40 {told(change)}"
-    if kept or (len(pairs) == 2 and all(same)):
-        return seen, "refuted"
-    return seen, "not refuted" if len(pairs) == 2 else "open: PGD-40 not recorded"
+    same = all(table.equivalent(apart(*pair)) < 0.05 for pair in table.BETTER[:2])
+    kept = table.equivalent(lead_change) < 0.05
+    seen = f"equivalent: {same}; the lead changes by {told(lead_change)}"
+    return seen, "refuted" if same or kept else "not refuted"
 
 
 def verdict_f():
@@ -870,15 +856,16 @@ for name, (seen, said) in verdicts.items():
 
 # %% [markdown]
 # (check-14-15)=
-# **Check 14.15** *(the verdicts that this page rests on.)* **N** is refuted. **F** is not, by its criterion, and the lead that is left at short steps is more than it foresaw. **Z** is not refuted by the letter of its criterion if a gap below the tolerance was seen, and there are no more such gaps than chance makes.
+# **Check 14.15** *(the verdicts that this page rests on.)* **N** and **I** are refuted. **F** is not, by its criterion, and the lead that is left at short steps is more than it foresaw. **Z** is not refuted by the letter of its criterion if a gap below the tolerance was seen, and there are no more such gaps than chance makes.
 #
 # %%
 assert verdicts["N only the normalisation"][1] == "refuted"
+assert verdicts["I inexact maximisers"][1] == "refuted"
 assert verdicts["F finite steps"][1] == "not refuted" and D[0.01].mean() < -0.05
 assert verdicts["Z null set"][1].startswith("not refuted") == (ties > 0)
 
 # %% [markdown]
-# So: *null set, finite steps, or inexact maximisers? Danskin, or only the normalisation?* By the letter of the design, on this network and in this regime: direction matters at equal step length (**N** is refuted), better maximisers do not at long steps, and shorter steps take more than half of the lead away.
+# So: *null set, finite steps, or inexact maximisers? Danskin, or only the normalisation?* By the letter of the design, on this network and in this regime: direction matters at equal step length (**N** is refuted), better maximisers do not (at $h = 0.1$, the only length where they were tried; **I** is refuted), and shorter steps take more than half of the lead away.
 #
 # By what the clock says, in hindsight: normalisation after all, in another place. Several gradients give a shorter vector. Dividing by its norm makes of it a longer way in time. At equal time one gradient is where the product is. Whether that stands on data that did not suggest it is what the addition's cells decide; the printout above says how far they are recorded.
 #
@@ -940,7 +927,7 @@ print(f"at the end {told(harm)}; at the fifth probe {early[0] - early[1]:+.3f}")
 #
 # - In full-batch training of small networks on 64 digits, where perturbations disagree, *direction matters* at equal step length: with steps of 0.1 the product direction ends some 0.2 nats lower on the training images than one gradient, DDi 0.05.
 # - *Shorter steps buy the same.* One gradient in steps five times shorter ends where the product ends, along the same path and for the same number of passes. At equal passes and longer path it ends well below.
-# - *Better maximisers buy nothing* at these steps: the gradient at the best of four stronger attacks is equivalent to that of one PGD-7, within 0.02 nats.
+# - *Better maximisers buy nothing* at steps of 0.1: forty steps of attack for seven, or the best of four such attacks, change less than 0.02 nats, for one gradient and for the product. At shorter steps this was not tried.
 # - The product's lead falls to less than half, from steps of 0.1 to steps of 0.01, and does not vanish: a tenth of a nat is left. The design expected it to vanish. The design forgot that equal path is not equal time.
 # - *At equal time*, raw steps' own clock, no lead is left at any step length. A min-norm vector is short; dividing by its norm turns that into more time. This was seen after the fact, and has predictions of its own.
 # - *No more ties than chance makes* were met. Nothing points to the null set.
@@ -987,9 +974,9 @@ for κ, longer in ((0.9, 1.03), (0.0, 1.41), (-0.5, 2.0)):
 # The two tests ask different questions. One asks whether 0 is outside of the interval, the other whether the interval is inside of the margin. An interval such as $[-0.011, -0.004]$ is both. With few networks the interval grows and takes in 0; with very few it leaves the margin as well, and then the data are silent: *neither*. The code counts.
 #
 # %%
-change = apart("max-h0.1")
-assert table.two_sided(change) < 0.05 and table.equivalent(change) < 0.05
-silent = next(n for n in range(20, 1, -1) if table.two_sided(change[:n]) > 0.05)
+small = apart("max-h0.1")
+assert table.two_sided(small) < 0.05 and table.equivalent(small) < 0.05
+silent = next(n for n in range(20, 1, -1) if table.two_sided(small[:n]) > 0.05)
 wide = np.array([-0.05, 0.03, 0.01])  # three made-up networks: neither
 assert table.two_sided(wide) > 0.05 and table.equivalent(wide) > 0.05
 assert 2 <= silent < 20

@@ -26,7 +26,7 @@
 #
 # **Time and hardware.** Forty minutes to read; about half a minute to run on one processor core. The large experiment is read from records.
 # :::
-#
+
 # %% tags=["remove-cell"]
 # Only in Colab: fetch the book and install it in place. Anywhere else this cell does nothing.
 import importlib.util
@@ -72,7 +72,7 @@ torch.set_default_dtype(torch.float64)
 # Nearly everywhere all maximisers share one gradient ({ref}`chapter 3 <chapter-03>`), and then several perturbations have nothing to add. So if they do help, why? We have met four answers: *only the normalisation*, since the methods that use several perturbations also take steps of another length; *inexact maximisers*; *finite steps*, which jump across kinks; and the *null set*, iterates that sit exactly on a kink.
 #
 # In the experiments of chapters 11 and 12 the gradients at different perturbations were nearly one vector. There only the first answer could come out. Here is another regime: all training images in every step, and a network that is trained until its perturbations disagree. Every step has the same length, whatever its direction.
-#
+
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-14-courses", "caption": "At long steps the direction decides; in short steps one gradient goes the same way. Robust loss of the training images against the length of path walked, mean of 20 networks. Every step has unit direction; from the dotted line on, steps shrink."}, "image": {"alt": "Four falling curves of robust loss against path length, from 2.4 nats. One gradient in steps of 0.1 stays highest and ends near 1.05. Product in steps of 0.1 and one gradient in steps of 0.02 lie almost together and end near 0.83. Product in steps of 0.02 is lowest, near 0.75."}}
 # NBVAL_IGNORE_OUTPUT
 RECORDS = BOOK / "results" / "ledger"
@@ -123,7 +123,7 @@ plt.show()
 # **What is compared.** Twenty seeds; in each, all methods share first weights and random starts, so differences are *paired*. *Single*, *mean*, *max*, *ddi*, *product* and *bundle* use the same restarts, five of them (single: the first). *Strong* takes one gradient at each image's best of four PGD-40 attacks. *Per example* divides the gradient of each image by its own norm before it averages.
 #
 # **What counts.** The *primary outcome* is φ on the training images at the end, under ten PGD-100 attacks. For "there is a difference" we use paired $t$ tests, adjusted for their number by the method of {cite:t}`holm1979`. "There is no difference" needs another test, since a wide interval around 0 shows nothing: in the *equivalence* test of {cite:t}`schuirmann1987` the whole 90 % interval must lie within ± 0.02 nats.
-#
+
 # %%
 # NBVAL_IGNORE_OUTPUT
 CORE = {
@@ -154,7 +154,7 @@ print(f"{hours:.1f} CPU hours; {source['device']}; torch {source['torch']}")
 
 # %% [markdown]
 # ## Directions, at one step length
-#
+
 # %% tags=["hide-input"]
 def φ_end(name, key="phi_train"):
     """The outcome of a recorded cell, a value a network."""
@@ -234,7 +234,7 @@ plt.show()
 #
 # (check-14-1)=
 # **Check 14.1** *(direction matters.)* At $h = 0.1$ the product is better than one gradient by more than 0.1 nats in each of the twenty networks, and the Holm-adjusted $p$ is below 0.001. That refutes **N** by its own criterion. DDi, with one weight for a perturbation of the whole batch, gains too, with adjusted $p < 0.001$, but less than half as much as the product.
-#
+
 # %%
 gain = apart("product-h0.1")
 assert gain.max() < -0.1 and adjusted["product-h0.1"] < 0.001
@@ -253,7 +253,7 @@ for name in at_h:
 # %% [markdown]
 # (check-14-2)=
 # **Check 14.2** *(better maximisers buy nothing, at this step length.)* The design asks for three equivalence tests, and all three pass: one gradient at the best of four PGD-40 attacks against one of PGD-7, one gradient under PGD-40 against PGD-7, and the product under PGD-40 against PGD-7 differ by less than 0.02 nats (90 % intervals). So does *max*, the gradient at the strongest of five restarts. And the product's lead is the same under the better attack, within ± 0.02. That refutes **I**, twice over. (*Strong* and *max* are also *significantly* better. Twenty paired networks can see a hundredth of a nat. The margin says that so little does not matter.)
-#
+
 # %%
 for better, plain in (*table.BETTER, ("max-h0.1", table.BASE)):
     change = apart(better, plain)
@@ -274,7 +274,7 @@ print(f"change of the product's lead under PGD-40: {told(lead_change, 0.9)}, 90 
 #
 # (check-14-3)=
 # **Check 14.3** *(shorter steps buy what the product buys.)* One gradient improves with every shortening of the step, from 0.1 to 0.05 to 0.02 to 0.01, on the mean over networks, and from 0.1 to 0.05 to 0.02 in each of them. At $h = 0.02$ it is within 0.02 nats of the product at $h = 0.1$.
-#
+
 # %%
 ends = {h: φ_end(f"single-h{h:g}") for h in table.STEPS}
 means = [ends[h].mean() for h in table.STEPS]
@@ -288,7 +288,7 @@ print(f"one gradient at 0.02 − product at 0.1: {told(short, 0.9)}, 90 %")
 
 # %% [markdown]
 # So is it finite steps? The hypothesis says more than that short steps help. It says that the *lead of the product* shrinks with the step.
-#
+
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-14-lead", "caption": "The product's lead shrinks with the step, and then stops shrinking. Top: final φ on the training images against the length of a step. Bottom: the paired difference D(h). Means and 95 % intervals, 20 networks, equal path."}, "image": {"alt": "Top: robust loss falls for both methods as the step gets shorter, for one gradient from 1.05 at 0.1 to 0.82 at 0.01, for the product from 0.83 to 0.72. Bottom: the difference D rises from minus 0.22 at 0.1 to minus 0.11 at 0.05 and about minus 0.09 at 0.02, and stays there, minus 0.10 at 0.01."}}
 # NBVAL_IGNORE_OUTPUT
 D = table.by_step(main, "product")
@@ -331,7 +331,7 @@ plt.show()
 # %% [markdown]
 # (check-14-4)=
 # **Check 14.4** *(the lead shrinks, and does not vanish.)* From $h = 0.1$ to $0.01$ the lead shrinks in each network, and to less than half on the mean: the interval of $D(0.1) - D(0.01)$ leaves out 0, and the ratio is below 0.5. By the design's criterion **F** is not refuted. But the ratio is above 0.4, and the interval of the lead lies below $-0.05$ at *every* length. From 0.02 to 0.01 the lead does not shrink at all: it grows a little.
-#
+
 # %%
 fall, ratio = table.interval(D[0.1] - D[0.01]), D[0.01].mean() / D[0.1].mean()
 assert (D[0.01] > D[0.1]).all() and fall[2] < 0 and 0.4 < ratio < 0.5
@@ -389,7 +389,7 @@ print(f"D(.1) − D(.01) = {table.shown(fall)}; ratio {ratio:.2f}")
 #
 # (check-14-5)=
 # **Check 14.5** *(the average velocity is the point of least norm.)* Two gradients in $\mathbb{R}^3$ at an obtuse angle. The point of least norm from the package's solver and from the formula $p = \langle b, b - a\rangle / \lVert a - b\rVert^2$ agree to $10^{-12}$. For $h$ from 0.1 to 0.001 the walk stays within the bound {eq}`eq-14-sliding` at every step, and its average velocity at time 1 is within $h\lVert a - b\rVert$ of $-w^\star$.
-#
+
 # %%
 a, b = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([1.5, 1.0, 0.0])
 p = b @ (b - a) / (a - b).square().sum()
@@ -419,7 +419,7 @@ for h in (0.1, 0.01, 0.001):
 # %% [markdown]
 # (check-14-6)=
 # **Check 14.6** *(unit steps slide the same way, at speed $c$.)* With unit steps of $h = 0.001$ the way made at path 1 points along $-w^\star$ (cosine above 0.9999), and its length is within 0.005 of {eq}`eq-14-speed`. A ten times longer step changes it by less than 0.02. Unit steps along $-w^\star$ would have made 1.
-#
+
 # %%
 c = w.norm() / (p * a.norm() + (1 - p) * b.norm())
 way, coarse = zigzag(0.001, unit=True)[-1], zigzag(0.01, unit=True)[-1]
@@ -447,7 +447,7 @@ print(f"speed of one gradient: {way.norm():.3f} of 1; formula {c:.3f}")
 # The product's vector is the *shortest* of its hull. So of all rules its unit steps take the longest time: among steps of equal length it is the fastest walker on this clock. What if that is its whole advantage? Call this **T**, *only the time*.
 #
 # T is no part of the design. It was written down, with predictions that can fail, when thirteen cells of the main setting had been seen (addition 1 in `experiments/ledger.md`). For those cells it is hindsight.
-#
+
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-14-time", "caption": "Against time instead of path the four courses nearly are one. The runs of the first figure; each step of length h along d counts as time h/‖d‖. Where a curve ends, its path of 14.5 was used up."}, "image": {"alt": "The four curves of robust loss, now against time. All follow one falling curve closely. One gradient in steps of 0.1 ends first, at time 46; one gradient at 0.02 at 67; product at 0.1 at 71; product at 0.02 last, at 90."}}
 # NBVAL_IGNORE_OUTPUT
 fig, ax = plt.subplots(figsize=(6.4, 4.2))
@@ -468,7 +468,7 @@ plt.show()
 # %% [markdown]
 # (check-14-7)=
 # **Check 14.7** *(at equal time no lead is left; hindsight.)* At every $h$, at the last time that both reach, the product is *not* ahead of one gradient: the interval of the difference lies above $-0.02$, and its mean is below $+0.03$ nats. At equal path the same cells differ by more than 0.05. DDi, mean, max, strong and bundle are equivalent to one gradient at equal time, within ± 0.02. The per-example control is not: it is a different vector, not a longer time.
-#
+
 # %%
 for h, values in D.items():
     at_time = table.at_equal_time(main, f"product-h{h:g}", f"single-h{h:g}")
@@ -488,7 +488,7 @@ for rule in ("ddi", "mean", "max", "strong", "bundle", "perexample"):
 # The comparison is not perfect. One gradient reaches its last time at the end of its run, with short steps; the product passes the same time in the middle of its run. That favours one gradient, by a hundredth of a nat or two.
 #
 # Hindsight fits everything. So the addition names cells that did not exist then. *Raw* steps, at one rate, take equal times by construction: there T predicts a difference within ± 0.02 at the rates 0.1 and 0.25. And in the two replications unit steps must agree at equal time, within ± 0.02, while they differ by more than 0.1 at equal path. T is refuted if either fails.
-#
+
 # %% tags=["hide-input"]
 # NBVAL_IGNORE_OUTPUT
 def predicted(name):
@@ -522,7 +522,7 @@ for name, lines in predictions.items():
 # ## What happens on the way
 #
 # At 24 places along each path the program stopped to measure: the least cosine between the five gradients of the batch, the loss gaps between distinct converged perturbations of an image, and whether φ rises in the step that follows.
-#
+
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-14-way", "caption": "Gradients part on the way, and near ties stay near ties. Top: least cosine between the five gradients of the batch. Bottom: median loss gap between an image's best converged perturbation and the next distinct one; an exact tie would be 0. Mean over 20 networks (of the logarithm, bottom)."}, "image": {"alt": "Top: cosines start at 1; for one gradient at 0.1 they fall late to 0.2, for one gradient at 0.02 and the product at both step lengths they fall from path 4 on, to below 0. Bottom: the median gap grows from about 0.00005 to about 0.01 and does not shrink with the step."}}
 # NBVAL_IGNORE_OUTPUT
 fig, (top, bottom) = plt.subplots(2, 1, figsize=(6.4, 6.4), sharex=True)
@@ -551,7 +551,7 @@ plt.show()
 # %% [markdown]
 # (check-14-8)=
 # **Check 14.8** *(the regime: gradients part.)* At the first probe all cells of equal path have a mean least cosine above 0.99. At the last, one gradient at 0.1 is below 0.5, the product below 0.1. So here, unlike in chapters 11 and 12, perturbations have something to disagree about. In the half of constant steps φ rises after more than a twentieth of one gradient's probed steps, and after fewer than a fiftieth of the product's.
-#
+
 # %%
 for name in CORE - {ledger.PASSES.name}:  # its first probe comes five times later
     assert table.probes(main[name], "cosine")[0].mean() > 0.99
@@ -575,7 +575,7 @@ print(
 # %% [markdown]
 # (check-14-9)=
 # **Check 14.9** *(as many ties as chance makes.)* The design calls a gap of at most $10^{-9}$ a tie. Of all probed gaps a handful are, so by the letter **Z** is *not* refuted. But so many gaps were looked at that some must be that small. If gaps have a density near 0 and no lump *at* 0, a hundredth of those below $10^{-7}$ lie below $10^{-9}$. The number found is what that predicts (Poisson, $p > 0.01$ against a surplus), and none is below $10^{-11}$, where rounding would put an exact tie. Nor do the gaps shrink with the step, as they would if iterates came ever closer to kinks: along the first half the mean $\log_{10}$ of one gradient's median gap at $h = 0.02$ is no smaller than at $0.1$.
-#
+
 # %%
 # NBVAL_IGNORE_OUTPUT
 from scipy.stats import poisson
@@ -606,7 +606,7 @@ print("log10 of the median gap, by h:", {h: round(float(v), 2) for h, v in half.
 # ## Live: two networks, the first part of the path
 #
 # Does it happen before your eyes? The same program, two seeds that the ledger does not use, constant steps, path 6 instead of 14.5. We also keep the time {eq}`eq-14-time`, and measure how *straight* the path is: the way made in a stretch of path of length 0.6, divided by 0.6. By {eq}`eq-14-speed` a zigzag shows as a value below 1.
-#
+
 # %%
 data = ddi.digits().to(dtype=torch.float64)
 X, Y, SEEDS = data.x_train, data.y_train, (0, 1)
@@ -679,7 +679,7 @@ for (rule, h), (τ, φ, straight) in live.items():
 # %% [markdown]
 # (check-14-10)=
 # **Check 14.10** *(live: at equal path a lead, which shrinks with the step; at equal time next to none.)* In both networks, at path 6: the product leads by more than 0.07 nats at $h = 0.1$, and by less than half of its lead at $h = 0.025$. Its time is longer, at both lengths. At the time that one gradient needs for its whole path, the two differ by less than 0.03 nats, at both lengths.
-#
+
 # %%
 def at_equal_time(h):
     """Product minus single at single's last time, φ interpolated in τ."""
@@ -710,7 +710,7 @@ for h in lead:
 # %% [markdown]
 # (check-14-11)=
 # **Check 14.11** *(live: one gradient zigzags, the product does not.)* At $h = 0.1$ one gradient makes less than 0.8 of its path good, and the product at least a tenth of the path more than it, in each network. At $h = 0.025$ one gradient is straighter than at 0.1, again by at least a tenth.
-#
+
 # %%
 straight = {key: value[2] for key, value in live.items()}
 assert (straight["single", 0.1] < 0.8).all()
@@ -726,7 +726,7 @@ for other in (("product", 0.1), ("single", 0.025)):
 #
 # (check-14-12)=
 # **Check 14.12** *(at equal passes one gradient wins.)* One gradient in five times as many steps of 0.1, with the same passes as the product, ends lower in each network, by more than 0.1 nats on the mean. With the same passes *and the same path*, in steps of 0.02, it ends level with the product (check 14.3).
-#
+
 # %%
 PASSES = ledger.PASSES.name
 longer = apart(PASSES, "product-h0.1")
@@ -736,7 +736,7 @@ print(f"1200 steps of one gradient minus 240 of product: {told(longer)}")
 # %% [markdown]
 # (check-14-13)=
 # **Check 14.13** *(lower on the training images is higher on the test images.)* At $h = 0.1$ the product's φ on the 397 test images is *larger* than one gradient's, by more than 0.2 nats on the mean, and larger in each network. So is that of one gradient at $h = 0.02$. Over all unit cells at equal path but the per-example control, the mean φ on test images falls as the one on training images rises (rank correlation below $-0.7$).
-#
+
 # %%
 from scipy.stats import spearmanr
 
@@ -760,7 +760,7 @@ assert spearmanr(train, test).statistic < -0.7
 # ## The other settings
 #
 # The design repeats the main cells on other images (`small-b`) and on a wider network (`wide-a`), lets raw steps compete at their own rates, and draws batches anew in every step. This cell tells what is recorded of that; what is missing can be run with `python experiments/ledger.py`, which goes on where it stopped.
-#
+
 # %% tags=["hide-input"]
 # NBVAL_IGNORE_OUTPUT
 def replication(name):
@@ -788,7 +788,7 @@ print("\n".join(dose) or "batches of 8, 64 and 512: not recorded yet")
 # %% [markdown]
 # (check-14-14)=
 # **Check 14.14** *(a replication agrees where there is one.)* In every recorded setting the product leads at $h = 0.1$ with an interval below $-0.02$; where *strong* is recorded, it is within ± 0.05 of one gradient; where the lead at 0.02 is recorded, it is smaller than at 0.1. (The main setting is one of them, so the check never is empty.)
-#
+
 # %%
 for name in table.SETTINGS:
     there = table.read(RECORDS / name)
@@ -812,7 +812,7 @@ for name in table.SETTINGS:
 # ## The verdicts
 #
 # The table is made by the code below from what is recorded, with the criteria of the design and no others.
-#
+
 # %% tags=["hide-input"]
 def verdict_n():
     """Only the normalisation."""
@@ -857,7 +857,7 @@ for name, (seen, said) in verdicts.items():
 # %% [markdown]
 # (check-14-15)=
 # **Check 14.15** *(the verdicts that this page rests on.)* **N** and **I** are refuted. **F** is not, by its criterion, and the lead that is left at short steps is more than it foresaw. **Z** is not refuted by the letter of its criterion if a gap below the tolerance was seen, and there are no more such gaps than chance makes.
-#
+
 # %%
 assert verdicts["N only the normalisation"][1] == "refuted"
 assert verdicts["I inexact maximisers"][1] == "refuted"
@@ -877,7 +877,7 @@ assert verdicts["Z null set"][1].startswith("not refuted") == (ties > 0)
 #
 # (check-14-16)=
 # **Check 14.16** *(mini-batch noise hides the direction.)* Live, batches of 64 drawn anew at each step from the 1 400 training images, $h = 0.1$, path 6: the product's lead, on the first 512 training images, is below a fifth of its lead with all 64 images in every step, in each network. One gradient and the product are equally crooked: both make less than 0.7 of their path good, and differ by less than 0.1.
-#
+
 # %%
 # NBVAL_IGNORE_OUTPUT
 noisy = {rule: walk(rule, 0.1, batch=64) for rule in ("single", "product")}
@@ -900,7 +900,7 @@ print(
 #
 # (check-14-17)=
 # **Check 14.17** *(steps too long for any direction.)* Live, $h = 1$, path 6: one gradient and the product differ by less than a fifth of the lead at $h = 0.1$ in each network, and both end above what either reaches in steps of 0.1.
-#
+
 # %%
 jump = {rule: walk(rule, 1.0)[1][-1] for rule in ("single", "product")}
 assert ((jump["product"] - jump["single"]).abs() < lead[0.1].abs() / 5).all()
@@ -912,7 +912,7 @@ for rule in jump:
 #
 # (check-14-18)=
 # **Check 14.18** *(normalising each example does harm.)* In each of the twenty networks the per-example control ends above one gradient, by more than 0.1 nats on the mean, adjusted $p < 0.001$. Yet it is ahead early: at the fifth probe its mean φ is below that of one gradient.
-#
+
 # %%
 harm = apart("perexample-h0.1")
 assert harm.min() > 0 and harm.mean() > 0.1 and adjusted["perexample-h0.1"] < 0.001
@@ -949,7 +949,7 @@ print(f"at the end {told(harm)}; at the fifth probe {early[0] - early[1]:+.3f}")
 # ```
 #
 # With equal norms $p = \frac12$, so $c = \lVert a + b\rVert / (2 \lVert a\rVert)$, and $\lVert a + b\rVert^2 = 2 \lVert a\rVert^2 (1 + \kappa)$. The path must be $1/c$ times as long: 1.03, 1.41 and 2 times. So as long as cosines stay near 0.9, a zigzag costs next to nothing in short steps.
-#
+
 # %%
 for κ, longer in ((0.9, 1.03), (0.0, 1.41), (-0.5, 2.0)):
     a, b = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([κ, (1 - κ**2) ** 0.5, 0.0])
@@ -972,7 +972,7 @@ for κ, longer in ((0.9, 1.03), (0.0, 1.41), (-0.5, 2.0)):
 # ```
 #
 # The two tests ask different questions. One asks whether 0 is outside of the interval, the other whether the interval is inside of the margin. An interval such as $[-0.011, -0.004]$ is both. With few networks the interval grows and takes in 0; with very few it leaves the margin as well, and then the data are silent: *neither*. The code counts.
-#
+
 # %%
 small = apart("max-h0.1")
 assert table.two_sided(small) < 0.05 and table.equivalent(small) < 0.05
@@ -998,7 +998,7 @@ print(f"with the first {silent} networks the difference is no longer significant
 # ```
 #
 # In order: $0.01 \cdot 3 = 0.03$; $0.03 \cdot 2 = 0.06$; $0.04 \cdot 1 = 0.04$, but an adjusted value may not be below the one before it, so $0.06$. Only the first is below 0.05. Bonferroni gives 0.03, 0.12 and 0.09: never smaller.
-#
+
 # %%
 assert np.allclose(table.holm([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06], rtol=1e-12, atol=0)
 

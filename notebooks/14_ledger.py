@@ -483,7 +483,7 @@ for rule in ("ddi", "mean", "max", "strong", "bundle", "perexample"):
 
 
 # %% [markdown]
-# This is the same lesson as in {ref}`chapter 12 <chapter-12>`, one level down. There, raw steps of different length looked like different directions. Here all steps have one length, and dividing by the norm does the rest: it turns a shorter vector into a longer time. Where gradients at different perturbations pull apart, their point of least norm is short, and the division pays most.
+# In {numref}`fig-14-time` the four courses lie on one another. This is the same lesson as in {ref}`chapter 12 <chapter-12>`, one level down. There, raw steps of different length looked like different directions. Here all steps have one length, and dividing by the norm does the rest: it turns a shorter vector into a longer time. Where gradients at different perturbations pull apart, their point of least norm is short, and the division pays most.
 #
 # The comparison is not perfect. One gradient reaches its last time at the end of its run, with short steps; the product passes the same time in the middle of its run. That favours one gradient, by a hundredth of a nat or two.
 #
@@ -521,7 +521,7 @@ for name, lines in predictions.items():
 # %% [markdown]
 # ## What happens on the way
 #
-# At 24 places along each path the program stopped to measure: the least cosine between the five gradients of the batch, the loss gaps between distinct converged perturbations of an image, and whether φ rises in the step that follows.
+# At 24 places along each path the program stopped to measure: the least cosine between the five gradients of the batch, the loss gaps between distinct converged perturbations of an image, and whether φ rises in the step that follows. {numref}`fig-14-way` shows the first two.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-14-way", "caption": "Gradients part on the way, and near ties stay near ties. Top: least cosine between the five gradients of the batch. Bottom: median loss gap between an image's best converged perturbation and the next distinct one; an exact tie would be 0. Mean over 20 networks (of the logarithm, bottom)."}, "image": {"alt": "Top: cosines start at 1; for one gradient at 0.1 they fall late to 0.2, for one gradient at 0.02 and the product at both step lengths they fall from path 4 on, to below 0. Bottom: the median gap grows from about 0.00005 to about 0.01 and does not shrink with the step."}}
 # NBVAL_IGNORE_OUTPUT

@@ -650,7 +650,7 @@ for name in ("figure1c", "figure4-left"):
 # - **Inexact maximisers and finite steps do not show in the probe.** The gradient at the stronger attack's perturbations, and the directions that know more restarts, buy the same up to the paper's step length, within the bound of {ref}`check 11.9 <check-11-9>`. For the same reason they had to.
 # - **Whether the paper's curves were normalised is not known.** If they follow Algorithm 1, the missing control is normalised PGD, and on small networks it takes the lead away. If they were drawn by the code that can run, as its defaults are, length is no explanation.
 #
-# The question needs a setting in which the gradients part. A controlled experiment, `experiments/ledger.md`, whose design was written before its runs, varies direction, step length and inner solver there one at a time. {ref}`Chapter 12 <chapter-12>` gives every rule its best learning rate first.
+# The question needs a setting in which the gradients part. The ledger of {ref}`chapter 14 <chapter-14>`, whose design was written before its runs, varies direction, step length and inner solver there one at a time. {ref}`Chapter 12 <chapter-12>` gives every rule its best learning rate first.
 #
 # The limits are plain. Digits are not CIFAR-10. The recorded network has 61 000 parameters and 400 steps (in the probe some more); the paper's has 11 million, and some seventy thousand steps. Cosines fall as a network is trained ({numref}`fig-11-cosines`, digits), so the place to look for a difference is late in training. The paper itself reports that late in training the two behave alike.
 #

@@ -813,7 +813,7 @@ assert all(last(name, 1.0)[0] > 0.18 for name in ("pgd-normalised", "ddi", "prod
 # ### The verdict, as far as the runs reach
 #
 # *Danskin, or only the normalisation?* In this chapter's runs only the normalisation *could* matter. On the digits and on CIFAR-10 with a small network the gradients at different perturbations are nearly one vector (least cosines of single steps above 0.9, mostly above 0.99; on CIFAR-10 above 0.99999 on average), and a min-norm point of nearly one vector is that vector. So the four arms of the two-by-two table collapse to two, which differ in length only. This says what length does there, which is a lot. It says nothing about what a direction buys where gradients part,
-# and *null set, finite steps, or inexact maximisers* is not even asked. A controlled experiment asks it, `experiments/ledger.md`, at equal step lengths.
+# and *null set, finite steps, or inexact maximisers* is not even asked. {ref}`Chapter 14 <chapter-14>` asks it, at equal step lengths.
 #
 # A learning rate of its own shortens raw PGD's lag or leaves it, and does not close it: a constant rate is not a normalised step.
 #

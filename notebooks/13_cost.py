@@ -642,7 +642,7 @@ for arm, times in (("ddi", 3), ("product", 2)):
     assert abs(ends[arm] - ends["pgd-normalised"]).max() < 0.005
 
 # %% [markdown]
-# So a direction of Danskin's is bought with passes, and here the passes bought nothing that normalisation does not give for free. Where the restarts' gradients nearly coincide it cannot be otherwise. Whether passes are better spent on directions or on steps where gradients part, these runs do not tell; the controlled experiment of `experiments/ledger.md` compares at equal passes, too.
+# So a direction of Danskin's is bought with passes, and here the passes bought nothing that normalisation does not give for free. Where the restarts' gradients nearly coincide it cannot be otherwise. Whether passes are better spent on directions or on steps where gradients part, these runs do not tell; {ref}`chapter 14 <chapter-14>` compares at equal passes, too.
 #
 # ## Breaking it
 #

@@ -8,6 +8,7 @@ import os
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +34,6 @@ from ddi._checks import (
 
 __all__ = ["Dataset", "cifar10", "crop_and_flip", "digits", "load_data", "mnist"]
 
-SETS = ("digits", "mnist", "cifar10")
 TENSORS = ("x_train", "y_train", "x_test", "y_test")
 CLASSES = 100_000  # at most, in a file: a larger label is a mistake, and no network has its output
 DAMAGED = (
@@ -188,21 +188,26 @@ def load_data(name: str, download: bool = False) -> Dataset:
             :func:`cifar10` says.
     """
     if not isinstance(name, (str, Path)) or not str(name):
-        refuse("name", f"one of {SETS}, or the name or path of an .npz file", name)
+        refuse("name", f"one of {tuple(SETS)}, or the name or path of an .npz file", name)
     flag("download", download)
-    if name == "digits":
-        return digits()
     if name in SETS:
-        return {"mnist": mnist, "cifar10": cifar10}[str(name)](download=download)
+        return SETS[str(name)](download)
     path = Path(name).expanduser()
     if path.suffix != ".npz":
         path = _folder(None) / f"{name}.npz"
     if not path.exists():
         raise FileNotFoundError(
-            f"data must be one of {SETS} or an .npz file, by path or by its name in DDI_DATA; "
-            f"no {path}"
+            f"data must be one of {tuple(SETS)} or an .npz file, by path or by its name in "
+            f"DDI_DATA; no {path}"
         )
     return _read_npz(path)
+
+
+SETS: dict[str, Callable[[bool], Dataset]] = {
+    "digits": lambda download: digits(),
+    "mnist": lambda download: mnist(download=download),
+    "cifar10": lambda download: cifar10(download=download),
+}  # by name, whether to download them
 
 
 def _folder(root: Any) -> Path:

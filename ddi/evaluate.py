@@ -206,8 +206,8 @@ def masking_signs(
     base = robust_accuracy(model, x, y, attack, generator=generator)
     once = robust_accuracy(model, x, y, FGSM(attack.eps, **settings))
     low, high = attack.box or (float(x.min()), float(x.max()))
-    reach = (high - low) * (1.0 if attack.norm == "Linf" else math.sqrt(x[0].numel()))
-    reach = max(reach, attack.eps)
+    widest = {"Linf": 1.0, "L2": math.sqrt(x[0].numel())}[attack.norm]  # of a box of width 1
+    reach = max((high - low) * widest, attack.eps)
     wide = PGD(reach, reach / 10, max(attack.steps, 20), **settings)
     whole = robust_accuracy(model, x, y, wide, generator=generator)
     margin = 2 * max(base.standard_error, 1 / len(x))

@@ -17,7 +17,7 @@
 # :::{admonition} What you will learn
 # :class: frame
 #
-# - whether the direction of a step matters once every step has the same length, in a regime where perturbations really disagree;
+# - whether the direction of a step matters once all directions take steps of the same lengths, in a regime where perturbations really disagree;
 # - which of four explanations survives: only the normalisation, inexact maximisers, finite steps, or the null set;
 # - why one gradient in short steps does on average what the point of least norm does, and why steps of equal *length* still favour the latter;
 # - what an experiment looks like whose hypotheses, and what refutes them, were written down before it ran.
@@ -69,11 +69,11 @@ torch.set_default_dtype(torch.float64)
 # %% [markdown]
 # ## The question, in a picture
 #
-# Nearly everywhere all maximisers share one gradient ({ref}`chapter 3 <chapter-03>`), and then several perturbations have nothing to add. So if they do help, why? We have met four answers: *only the normalisation*, since the methods that use several perturbations also take steps of another length; *inexact maximisers*; *finite steps*, which jump across kinks; and the *null set*, iterates that sit exactly on a kink.
+# Nearly everywhere all maximisers share one gradient ({ref}`chapter 3 <chapter-03>`), and then several perturbations have nothing to add. So if they do help, why? We have met four answers, and a *ledger* is the account of what each is worth: *only the normalisation*, since the methods that use several perturbations also take steps of another length; *inexact maximisers*; *finite steps*, which jump across kinks; and the *null set*, iterates that sit exactly on a kink.
 #
-# In the experiments of chapters 11 and 12 the gradients at different perturbations were nearly one vector. There only the first answer could come out. Here is another regime: all training images in every step, and a network that is trained until its perturbations disagree. Every step has the same length, whatever its direction.
+# In the experiments of chapters 11 and 12 the gradients at different perturbations were nearly one vector. There only the first answer could come out. Here is another regime: all training images in every step, and a network that is trained until its perturbations disagree. The lengths of the steps are the same, whatever the direction.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-14-courses", "caption": "At long steps the direction decides; in short steps one gradient goes the same way. Robust loss of the training images against the length of path walked, mean of 20 networks. Every step has unit direction; from the dotted line on, steps shrink."}, "image": {"alt": "Four falling curves of robust loss against path length, from 2.4 nats. One gradient in steps of 0.1 stays highest and ends near 1.05. Product in steps of 0.1 and one gradient in steps of 0.02 lie almost together and end near 0.83. Product in steps of 0.02 is lowest, near 0.75."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-14-courses", "caption": "At one step length the product is ahead; shorter steps help both. Robust loss of the training images against the length of path walked, mean of 20 networks. Every step has unit direction; from the dotted line on, steps shrink."}, "image": {"alt": "Four falling curves of robust loss against path length, from 2.4 nats. One gradient in steps of 0.1 stays highest and ends near 1.05. Product in steps of 0.1 and one gradient in steps of 0.02 lie almost together and end near 0.83. Product in steps of 0.02 is lowest, near 0.75."}}
 # NBVAL_IGNORE_OUTPUT
 RECORDS = BOOK / "results" / "ledger"
 main = table.read(RECORDS / "small-a")
@@ -103,26 +103,28 @@ plots.label_ends(drawn, texts)
 plt.show()
 
 # %% [markdown]
-# In {numref}`fig-14-courses` the *product* direction of {ref}`chapter 7 <chapter-07>`, the point of least norm with one weight for each image and perturbation, beats one gradient by a wide margin at steps of length 0.1. So normalisation is not all. But one gradient in steps five times shorter ends about where the product does. This chapter takes that picture apart.
+# In {numref}`fig-14-courses` the *product* direction of {ref}`chapter 7 <chapter-07>`, the point of least norm with one weight for each image and perturbation, beats one gradient by a wide margin at steps of length 0.1. But one gradient in steps five times shorter ends about where that product does (and the product in such steps lower still). This chapter takes that picture apart.
 #
 # ## The design, fixed before the runs
 #
-# A result is easily explained once it is known. So the design was written first: `experiments/ledger.md` in the repository says what is run, what each hypothesis predicts and what refutes it. It was committed before any run, after a pilot with four seeds that are not used again.
+# A result is easily explained once it is known. So the design was written first: `experiments/ledger.md` in the repository says what is run, what each hypothesis predicts and what refutes it. It was committed before any run, after a pilot with the seeds 0 to 3, which are not used again.
 #
 # | hypothesis | predicts | is refuted by |
 # |---|---|---|
-# | **N** only the normalisation | directions do not differ at equal step length | product − single at $h = 0.1$: adjusted interval leaves out 0, and more than 0.02 nats |
-# | **I** inexact maximisers | one gradient at better maximisers gains as much as several perturbations do | both ways to better maximisers within ± 0.02 of *single*, or the product's lead is unchanged under a better attack |
-# | **F** finite steps | the product's lead shrinks with the step length $h$ | $D(0.1) - D(0.01)$ may be 0, or $\lvert D(0.01)\rvert \ge \frac12 \lvert D(0.1)\rvert$ |
+# | **N** only the normalisation | directions do not differ at equal step length | product − single at $h = 0.1$: interval leaves out 0 ($p$ adjusted), and more than 0.02 nats |
+# | **I** inexact maximisers | one gradient at better maximisers gains as much as several perturbations do | two better attacks for *single* (*strong*, PGD-40) within ± 0.02 of it, or the product's lead unchanged under PGD-40, within ± 0.02 |
+# | **F** finite steps | the product's lead shrinks with the step length $h$ | the interval of $D(0.1) - D(0.01)$ contains 0, or $\lvert D(0.01)\rvert \ge \frac12 \lvert D(0.1)\rvert$ |
 # | **Z** null set | iterates at exact ties | no tie (two distinct converged perturbations within $10^{-9}$ nats) at any probe |
 #
-# Here $D(h)$ is the final robust loss of *product* minus that of *single*, both with steps of length $h$ along the same length of path.
+# Here $D(h)$ is the final robust loss of *product* minus that of *single*, both with steps of length $h$ at *equal path*: the paths are equally long, not the same.
 #
 # **What is trained.** A network 64-16-10 with CELU, on 64 of scikit-learn's digits, all of them in every step, float64. The adversary is PGD-7 in the $\ell_\infty$ ball of radius 0.2, with random starts and steps long enough to cross the ball. A step is $\theta \leftarrow \theta - h_k\, d/\lVert d\rVert$. Half of the steps have $h_k = h$, then $h_k$ falls to $h/100$. The number of steps is $24/h$, so the path is 14.5 long for every $h$.
 #
 # **What is compared.** Twenty seeds; in each, all methods share first weights and random starts, so differences are *paired*. *Single*, *mean*, *max*, *ddi*, *product* and *bundle* use the same restarts, five of them (single: the first). *Strong* takes one gradient at each image's best of four PGD-40 attacks. *Per example* divides the gradient of each image by its own norm before it averages.
 #
-# **What counts.** The *primary outcome* is φ on the training images at the end, under ten PGD-100 attacks. For "there is a difference" we use paired $t$ tests, adjusted for their number by the method of {cite:t}`holm1979`. "There is no difference" needs another test, since a wide interval around 0 shows nothing: in the *equivalence* test of {cite:t}`schuirmann1987` the whole 90 % interval must lie within ± 0.02 nats.
+# **What counts.** The *primary outcome* is φ on the training images at the end, under ten PGD-100 attacks. For "there is a difference" we use paired $t$ tests. Their $p$ (not their intervals) are adjusted by the method of {cite:t}`holm1979` for the number of recorded cells of unit steps at equal path. "There is no difference" needs another test, since a wide interval around 0 shows nothing: in the *equivalence* test of {cite:t}`schuirmann1987` the whole 90 % interval must lie within ± 0.02 nats.
+#
+# **Words.** A *cell* is one method with one step length, run on all networks of a *setting*; the main setting is called `small-a`. A *unit* step has length $h_k$; a *raw* step is not divided by the norm, and its factor is the *rate*. A *probe* is one of 24 places on the path where the program stops to measure. A perturbation is *converged* if a further step of PGD-40 leaves it where it is; two are *distinct* if they are farther apart than 0.02 in $\ell_\infty$; a *gap* is the difference between an image's largest loss and that of the next distinct one.
 
 # %%
 # NBVAL_IGNORE_OUTPUT
@@ -177,7 +179,7 @@ adjusted = dict(
     zip(family, table.holm([table.two_sided(apart(n)) for n in family]), strict=True)
 )
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-14-forest", "caption": "Several perturbations gain, better maximisers do not, shorter steps gain as much. Paired difference to one gradient in steps of 0.1, final φ on the training images, mean and 95 % interval over 20 networks. Left of 0 is better. Shaded: within 0.02 nats."}, "image": {"alt": "Forest plot. At step length 0.1: strong and max lie within the shaded band at 0, mean at its edge, bundle and DDi near minus 0.05, product near minus 0.22; per example right of 0 near plus 0.16. One gradient at step lengths 0.05, 0.02 and 0.01 lies near minus 0.15, 0.21 and 0.23; product at the same lengths near minus 0.26, 0.30 and 0.33."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-14-forest", "caption": "Several perturbations gain, better maximisers next to nothing, shorter steps as much as the product. Paired difference to one gradient in steps of 0.1, final φ on the training images, mean and 95 % interval over 20 networks. Left of 0 is better. Shaded: within 0.02 nats."}, "image": {"alt": "Forest plot. At step length 0.1: strong and max lie within the shaded band at 0, mean at its edge, bundle and DDi near minus 0.05, product near minus 0.22; per example right of 0 near plus 0.16. One gradient at step lengths 0.05, 0.02 and 0.01 lies near minus 0.15, 0.21 and 0.23; product at the same lengths near minus 0.26, 0.30 and 0.33."}}
 # NBVAL_IGNORE_OUTPUT
 LOOK = {
     "single": "PGD normalised",
@@ -233,7 +235,7 @@ plt.show()
 # {numref}`fig-14-forest` is the ledger. Read its upper half first.
 #
 # (check-14-1)=
-# **Check 14.1** *(direction matters.)* At $h = 0.1$ the product is better than one gradient by more than 0.1 nats in each of the twenty networks, and the Holm-adjusted $p$ is below 0.001. That refutes **N** by its own criterion. DDi, with one weight for a perturbation of the whole batch, gains too, with adjusted $p < 0.001$, but less than half as much as the product.
+# **Check 14.1** *(direction matters.)* At $h = 0.1$ the product is better than one gradient by more than 0.1 nats in each of the twenty networks, and the Holm-adjusted $p$ is below 0.001. That refutes **N** by the design's criterion. DDi, with one weight for a perturbation of the whole batch, gains too, with adjusted $p < 0.001$, but less than half as much as the product.
 
 # %%
 gain = apart("product-h0.1")
@@ -252,7 +254,7 @@ for name in at_h:
 
 # %% [markdown]
 # (check-14-2)=
-# **Check 14.2** *(better maximisers buy nothing, at this step length.)* The design asks for three equivalence tests, and all three pass: one gradient at the best of four PGD-40 attacks against one of PGD-7, one gradient under PGD-40 against PGD-7, and the product under PGD-40 against PGD-7 differ by less than 0.02 nats (90 % intervals). So does *max*, the gradient at the strongest of five restarts. And the product's lead is the same under the better attack, within ± 0.02. That refutes **I**, twice over. (*Strong* and *max* are also *significantly* better. Twenty paired networks can see a hundredth of a nat. The margin says that so little does not matter.)
+# **Check 14.2** *(better maximisers buy nothing, at this step length.)* The design asks for three equivalence tests, and all three pass: one gradient at the best of four PGD-40 attacks against one of PGD-7, one gradient under PGD-40 against PGD-7, and the product under PGD-40 against PGD-7 differ by less than 0.02 nats (90 % intervals). So does *max*, the gradient at the strongest of five restarts. And the product's lead is the same under the better attack, within ± 0.02. That refutes **I**, twice over. (*Strong* and *max* are also *significantly* better; the margin says that so little does not matter.) But PGD-7 is nearly exact here: on our live networks it misses about a hundredth of a nat of what ten PGD-100 find (below). Where attacks are good, better ones have little to add; on bad ones the ledger is silent.
 
 # %%
 for better, plain in (*table.BETTER, ("max-h0.1", table.BASE)):
@@ -263,10 +265,11 @@ for better, plain in (*table.BETTER, ("max-h0.1", table.BASE)):
 # %%
 lead_change = apart("product-h0.1-PGD-40", "single-h0.1-PGD-40") - gain
 assert table.equivalent(lead_change) < 0.05
+assert table.probes(main["bundle-h0.1"], "norm").max() < 0.6  # for the remark below
 print(f"change of the product's lead under PGD-40: {told(lead_change, 0.9)}, 90 %")
 
 # %% [markdown]
-# Something else in the picture deserves a remark. The *bundle* step, which lets the loss values say how far a perturbation counts, gains much less than the product, which ignores them. In this ledger its $t$ is the length $h_k$ of the step. Gradients are shorter than 1 here, so the step that is taken is longer than the one the bundle planned. And as $h_k$ falls the bundle becomes *max*. So the product's gain is not that of knowing the kinks within reach of a step better. It also follows perturbations that are far from tied.
+# The *bundle* step, which lets the loss values say how far a perturbation counts, gains much less than the product, which ignores them. In this ledger its $t$ is the length $h_k$, and gradients are shorter than 1 (at its probes below 0.6), so the step taken is longer than the one it planned. Whether that is why was not tested.
 #
 # ## The length of a step
 #
@@ -348,7 +351,7 @@ print(f"D(.1) − D(.01) = {table.shown(fall)}; ratio {ratio:.2f}")
 #
 # ## One gradient slides along a kink
 #
-# Take the simplest kink, $\phi(\theta) = \max(\langle a, \theta\rangle, \langle b, \theta\rangle)$, and let the point of least norm $w^\star = p a + (1 - p) b$ of the segment from $a$ to $b$ lie inside, $0 < p < 1$. Then $-a$ leads from $a$'s side to $b$'s and $-b$ leads back: the kink *attracts*. One gradient zigzags across it.
+# Take the simplest kink, $\phi(\theta) = \max(\langle a, \theta\rangle, \langle b, \theta\rangle)$, and let $a \ne b$ and the point of least norm $w^\star = p a + (1 - p) b$ of the segment from $a$ to $b$ lie inside, $0 < p < 1$. Then $-a$ leads from $a$'s side to $b$'s and $-b$ leads back: the kink *attracts*. One gradient zigzags across it.
 #
 # ::::{prf:theorem} Sliding
 # :label: thm-14-sliding
@@ -364,7 +367,15 @@ print(f"D(.1) − D(.01) = {table.shown(fall)}; ratio {ratio:.2f}")
 #    ```
 #
 #    So as $h \to 0$ at equal *time* $Nh$ one gradient moves like the point of least norm.
-# 2. With *unit* steps, $g_k / \lVert g_k\rVert$ in place of $g_k$, the path slides along $-w^\star$ as well, but its mean speed tends to
+# 2. Let $w^\star \ne 0$. With *unit* steps, $g_k / \lVert g_k\rVert$ in place of $g_k$, and the time $\tau_N = \sum_{k<N} h / \lVert g_k\rVert$,
+#
+#    ```{math}
+#    :label: eq-14-unit
+#
+#    \lVert \theta_N + \tau_N\, w^\star \rVert \le h .
+#    ```
+#
+#    As $N \to \infty$, at any $h$, the way made for each unit of path, $\lVert\theta_N\rVert / (Nh)$, tends to
 #
 #    ```{math}
 #    :label: eq-14-speed
@@ -372,7 +383,7 @@ print(f"D(.1) − D(.01) = {table.shown(fall)}; ratio {ratio:.2f}")
 #    c = \frac{\lVert p a + (1 - p) b \rVert}{p \lVert a \rVert + (1 - p) \lVert b \rVert} < 1,
 #    ```
 #
-#    where unit steps along $-w^\star$ have speed 1.
+#    where unit steps along $-w^\star$ make 1.
 # ::::
 #
 # :::::{dropdown} Proof of {prf:ref}`thm-14-sliding`
@@ -381,14 +392,17 @@ print(f"D(.1) − D(.01) = {table.shown(fall)}; ratio {ratio:.2f}")
 # Let $n = a - b$ and $s_k = \langle n, \theta_k\rangle$. Since $w^\star$ is the point of least norm and lies inside, $\langle n, w^\star\rangle = 0$, and $a = w^\star + (1 - p) n$, $b = w^\star - p n$. A step along $-a$ lowers $s$ by $h (1 - p) \lVert n\rVert^2$ and is taken at $s_k > 0$; a step along $-b$ raises it by $h p \lVert n \rVert^2$ and is taken at $s_k \le 0$. Hence $\lvert s_k\rvert \le h \lVert n\rVert^2$ for all $k$.
 # And $\theta_N + N h w^\star = -h \sum_k (g_k - w^\star)$ is a multiple of $n$ whose inner product with $n$ is $s_N$. Its length is $\lvert s_N\rvert / \lVert n\rVert \le h \lVert n\rVert$.
 #
-# With unit steps the same holds for $\hat a = a/\lVert a\rVert$ and $\hat b = b / \lVert b\rVert$: $s$ stays within $h\,\lVert n\rVert$ of 0, since no step changes it by more. So the share $q$ of steps along $\hat a$ tends to the one with $\langle n, q \hat a + (1 - q) \hat b\rangle = 0$. With $q / \lVert a\rVert$ and $(1 - q)/\lVert b\rVert$ in the ratio $p : (1 - p)$ the mean is a multiple of $w^\star$, and its length is $c$. It is below 1 by the triangle inequality: equality would need that $a$ is a positive multiple of $b$, and then the shorter of the two would be the point of least norm.
+# A unit step is a raw step of size $t_k = h / \lVert g_k\rVert$. It lowers or raises $s$ as before, by at most $h \lVert n\rVert$, so $\lvert s_k\rvert \le h \lVert n\rVert$. And $\theta_N + \tau_N w^\star = -\sum_k t_k (g_k - w^\star)$ is again a multiple of $n$, of length $\lvert s_N\rvert / \lVert n\rVert \le h$.
+# For the speed let $q$ be the share of steps along $-a$. Then $\lvert\langle n, q a / \lVert a\rVert + (1 - q)\, b / \lVert b\rVert\rangle\rvert = \lvert s_N\rvert / (Nh) \le \lVert n\rVert / N$. So $q$ tends to the share with $q / \lVert a\rVert : (1 - q)/\lVert b\rVert = p : (1 - p)$, and there the mean step is $-w^\star$ times $1 / (p \lVert a\rVert + (1 - p)\lVert b\rVert)$. That $c < 1$ is the triangle inequality: equality would need that $a$ is a positive multiple of $b$, and then the shorter of the two would be the point of least norm.
 # ::::
 # :::::
 #
-# In plain words: short steps with one gradient do *on average* what the min-norm direction does, without knowing the other gradient. Where the vector field jumps, the limit of such zigzags is a motion along the jump; it is called a sliding mode, or Filippov's solution {cite}`filippov1988`. The zigzag has its price, though. Measured by *path*, as in our ledger, one gradient pays for the way to and fro. It makes $c$ units of way for each unit of path, and $c$ does not depend on $h$.
+# In plain words: short steps with one gradient do *on average* what the min-norm direction does, without knowing the other gradient. Where the vector field jumps, the limit of such zigzags is a motion along the jump; it is called a sliding mode, or Filippov's solution {cite}`filippov1988`. The zigzag has its price, though. Measured by *path*, as in our ledger, one gradient pays for the way to and fro, and the price $c$ of a single kink does not depend on $h$. Measured by *time* it pays nothing, raw or normalised.
+#
+# The model is simpler than our rules in two ways. Its step takes the active piece, an exact maximiser; *single* takes what one random start of PGD-7 finds. And its $w^\star$ is made of gradients that tie; the product weighs perturbations whether they tie or not. So the theorem suggests what to look for in the ledger. It proves nothing about it.
 #
 # (check-14-5)=
-# **Check 14.5** *(the average velocity is the point of least norm.)* Two gradients in $\mathbb{R}^3$ at an obtuse angle. The point of least norm from the package's solver and from the formula $p = \langle b, b - a\rangle / \lVert a - b\rVert^2$ agree to $10^{-12}$. For $h$ from 0.1 to 0.001 the walk stays within the bound {eq}`eq-14-sliding` at every step, and its average velocity at time 1 is within $h\lVert a - b\rVert$ of $-w^\star$.
+# **Check 14.5** *(the average velocity is minus the point of least norm.)* Two gradients in $\mathbb{R}^3$ at an obtuse angle. The point of least norm from the package's solver and from the formula $p = \langle b, b - a\rangle / \lVert a - b\rVert^2$ agree to $10^{-12}$. For $h$ from 0.1 to 0.001 the walk stays within the bound {eq}`eq-14-sliding` at every step, and its average velocity at time 1 is within $h\lVert a - b\rVert$ of $-w^\star$.
 
 # %%
 a, b = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([1.5, 1.0, 0.0])
@@ -418,7 +432,14 @@ for h in (0.1, 0.01, 0.001):
 
 # %% [markdown]
 # (check-14-6)=
-# **Check 14.6** *(unit steps slide the same way, at speed $c$.)* With unit steps of $h = 0.001$ the way made at path 1 points along $-w^\star$ (cosine above 0.9999), and its length is within 0.005 of {eq}`eq-14-speed`. A ten times longer step changes it by less than 0.02. Unit steps along $-w^\star$ would have made 1.
+# **Check 14.6** *(unit steps slide the same way, at speed $c$.)* For unit steps of $h$ from 0.1 to 0.001 the bound {eq}`eq-14-unit` holds at every step. With unit steps of $h = 0.001$ the way made at path 1 points along $-w^\star$ (cosine above 0.9999), and its length is within 0.005 of {eq}`eq-14-speed`. A ten times longer step changes it by less than 0.02. Unit steps along $-w^\star$ would have made 1.
+
+# %%
+for h in (0.1, 0.01, 0.001):
+    places = zigzag(h, unit=True)
+    lengths = torch.where((places[:-1] @ (a - b) > 0)[:, None], a, b).norm(dim=1)
+    τ = torch.cat([torch.zeros(1), (h / lengths).cumsum(0)])
+    assert (places + τ[:, None] * w).norm(dim=1).max() <= h + 1e-12
 
 # %%
 c = w.norm() / (p * a.norm() + (1 - p) * b.norm())
@@ -431,7 +452,7 @@ print(f"speed of one gradient: {way.norm():.3f} of 1; formula {c:.3f}")
 # :::{admonition} Where the design was wrong
 # :class: warning
 #
-# The design says that finite steps make single and product *agree* as $h \to 0$ along equal paths. {prf:ref}`thm-14-sliding` promises that at equal *time*. Along equal paths a lead may remain at every $h$. We saw this only when the lead stopped shrinking.
+# The design says that finite steps make single and product *agree* as $h \to 0$ along equal paths. {prf:ref}`thm-14-sliding` gives that at equal *time* and denies it at equal path. We saw this only when the lead stopped shrinking.
 # :::
 #
 # ## Equal path is not equal time
@@ -444,11 +465,11 @@ print(f"speed of one gradient: {way.norm():.3f} of 1; formula {c:.3f}")
 # \tau = \sum_k \frac{h_k}{\lVert d_k\rVert} .
 # ```
 #
-# The product's vector is the *shortest* of its hull. So of all rules its unit steps take the longest time: among steps of equal length it is the fastest walker on this clock. What if that is its whole advantage? Call this **T**, *only the time*.
+# This is the clock of {eq}`eq-14-unit`. The product's vector is the *shortest* of its hull. So at the same $\theta$, of all vectors of that hull, its unit step takes the longest time. What if that is its whole advantage? Call this **T**, *only the time*.
 #
 # T is no part of the design. It was written down, with predictions that can fail, when thirteen cells of the main setting had been seen (addition 1 in `experiments/ledger.md`). For those cells it is hindsight.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-14-time", "caption": "Against time instead of path the four courses nearly are one. The runs of the first figure; each step of length h along d counts as time h/‖d‖. Where a curve ends, its path of 14.5 was used up."}, "image": {"alt": "The four curves of robust loss, now against time. All follow one falling curve closely. One gradient in steps of 0.1 ends first, at time 46; one gradient at 0.02 at 67; product at 0.1 at 71; product at 0.02 last, at 90."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-14-time", "caption": "Against time instead of path the four courses nearly are one. The runs of the first figure; a step of length h along d counts as time h/‖d‖, where ‖d‖ is measured once a probe. Where a curve ends, its path of 14.5 was used up."}, "image": {"alt": "The four curves of robust loss, now against time. All follow one falling curve closely. One gradient in steps of 0.1 ends first, at time 46; one gradient at 0.02 at 67; product at 0.1 at 71; product at 0.02 last, at 90."}}
 # NBVAL_IGNORE_OUTPUT
 fig, ax = plt.subplots(figsize=(6.4, 4.2))
 for name in ("single-h0.1", "single-h0.02", "product-h0.1", "product-h0.02"):
@@ -467,27 +488,33 @@ plt.show()
 
 # %% [markdown]
 # (check-14-7)=
-# **Check 14.7** *(at equal time no lead is left; hindsight.)* At every $h$, at the last time that both reach, the product is *not* ahead of one gradient: the interval of the difference lies above $-0.02$, and its mean is below $+0.03$ nats. At equal path the same cells differ by more than 0.05. DDi, mean, max, strong and bundle are equivalent to one gradient at equal time, within ± 0.02. The per-example control is not: it is a different vector, not a longer time.
+# **Check 14.7** *(at equal time the lead is gone, and slightly reversed; hindsight.)* At the last time that both reach, the product is *not* ahead of one gradient at any $h$. It is a little behind, by 0.005 to 0.02 nats on the mean (unadjusted $p < 0.01$ at each $h$). The equivalence test, ± 0.02 nats, passes at $h = 0.05$, 0.02 and 0.01, and *fails* at $h = 0.1$. DDi, mean, max, strong and bundle, at 0.1, pass. (φ is the probes' here, under four PGD-40, not the primary outcome. Steps between two probes are counted with one norm.)
 
 # %%
 for h, values in D.items():
     at_time = table.at_equal_time(main, f"product-h{h:g}", f"single-h{h:g}")
-    mean, low, _ = table.interval(at_time)
-    assert low > -table.MARGIN and mean < 0.03 and values.mean() < -0.05
-    print(f"h = {h:<5g} path {told(values)}   time {told(at_time)}")
+    assert 0.005 < at_time.mean() < 0.02 and table.two_sided(at_time) < 0.01
+    assert (table.equivalent(at_time) < 0.05) == (h < 0.1) and values.mean() < -0.05
+    print(f"h = {h:<5g} path {told(values, 0.9)}   time {told(at_time, 0.9)}, 90 %")
 
 # %%
-for rule in ("ddi", "mean", "max", "strong", "bundle", "perexample"):
-    at_time = table.at_equal_time(main, f"{rule}-h0.1", table.BASE)
-    assert (table.equivalent(at_time) < 0.05) == (rule != "perexample")
-
+for rule in ("ddi", "mean", "max", "strong", "bundle"):
+    assert table.equivalent(table.at_equal_time(main, f"{rule}-h0.1", table.BASE)) < 0.05
 
 # %% [markdown]
-# In {numref}`fig-14-time` the four courses lie on one another. This is the same lesson as in {ref}`chapter 12 <chapter-12>`, one level down. There, raw steps of different length looked like different directions. Here all steps have one length, and dividing by the norm does the rest: it turns a shorter vector into a longer time. Where gradients at different perturbations pull apart, their point of least norm is short, and the division pays most.
+# That comparison favours one gradient: it reaches its last time at the end of its run, in steps that have shrunk, while the product passes there in long ones. So look earlier, at one gradient's last probe in the half of constant steps. There the two *are* equivalent, at every $h$. (No design asked for that comparison; we chose it after we had seen the failure.)
+
+# %%
+for h in D:
+    (t, φ), (t0, φ0) = (table.against_time(main[f"{r}-h{h:g}"]) for r in ("product", "single"))
+    there = [np.interp(x, *pair) for x, *pair in zip(t0[11], t.T, φ.T, strict=True)]
+    assert (t[-1] > t0[11]).all() and table.equivalent(there - φ0[11]) < 0.05
+    print(f"h = {h:<5g} {told(there - φ0[11], 0.9)}, 90 %")
+
+# %% [markdown]
+# {numref}`fig-14-time` teaches what {ref}`chapter 12 <chapter-12>` did for raw steps, where a longer step looked like a better direction. Here all steps are equally long, and dividing by the norm turns a shorter vector into a longer time. It pays most where gradients pull apart, since their point of least norm is short.
 #
-# The comparison is not perfect. One gradient reaches its last time at the end of its run, with short steps; the product passes the same time in the middle of its run. That favours one gradient, by a hundredth of a nat or two.
-#
-# Hindsight fits everything. So the addition names cells that did not exist then. *Raw* steps, at one rate, take equal times by construction: there T predicts a difference within ± 0.02 at the rates 0.1 and 0.25. And in the two replications unit steps must agree at equal time, within ± 0.02, while they differ by more than 0.1 at equal path. T is refuted if either fails.
+# Hindsight fits everything. So the addition names cells that did not exist then. *Raw* steps, at one rate, take equal times by construction: there T predicts a difference within ± 0.02 at the rates 0.1 and 0.25. (At the rates 1 and 2.5 T says nothing, and **F** says that the product is better.) And in the two replications unit steps must agree at equal time, within ± 0.02, while they differ by more than 0.1 at equal path. T is refuted if either fails in a setting. By that measure the main setting, where unit steps at 0.1 fail it, is a bad omen.
 
 # %% tags=["hide-input"]
 # NBVAL_IGNORE_OUTPUT

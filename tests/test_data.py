@@ -232,7 +232,7 @@ def small(**changes):
         ({"classes": 3}, "^y_train must be class labels from 0 to 2, got values from 0 to 3"),
         ({"x_train": np.zeros((4, 1, 8, 8))}, "^x_train must be .*NumPy"),
         ({"x_train": torch.zeros(4, 1, 8, 8).byte()}, "^x_train must be .*uint8"),
-        ({"x_test": torch.zeros(0, 1, 8, 8)}, "^zero and one must have images in y_test"),
+        ({"x_test": torch.zeros(0, 1, 8, 8)}, "^x_test must be a non-empty"),
         ({"x_test": torch.zeros(2, 1, 4, 4)}, "^x_test must be of shape"),
         ({"x_test": torch.zeros(2, 1, 8, 8).double()}, "^x_test must be .*float32"),
         ({"y_train": torch.arange(3)}, "^y_train must be class labels"),

@@ -53,7 +53,7 @@ class Attack:
         part: slice = ALL,
     ) -> Tensor:
         """``m`` calls on ``x[part]``, ``(m, *x[part].shape)``; arguments as for
-        :meth:`PGD.restarts`.
+        :meth:`ddi.attacks.PGD.restarts`.
         """
         m, chunk = sizes(m, chunk, part)
         x, y = part_of(x, part), y[part]

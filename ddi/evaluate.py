@@ -196,8 +196,9 @@ def masking_signs(
     warning.
 
     Args:
-        model, x, y: as for :func:`clean_accuracy`. attack: a :class:`PGD`, whose norm, box,
-            loss and autocast all the compared attacks have. generator: source of the random starts.
+        model, x, y: as for :func:`clean_accuracy`. attack: a :class:`ddi.attacks.PGD`, whose norm,
+            box, loss and autocast all the compared attacks have. generator: source of the random
+            starts.
     """
     _check(model, x, y)
     instance("attack", attack, PGD)

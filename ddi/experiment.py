@@ -1,11 +1,11 @@
 """Experiments as TOML files: a base, arms that change it, and seeds; each arm and seed is one run.
 
 A file has the tables ``model``, ``setting``, ``attack``, ``evaluation``, ``rule`` and ``kernels``,
-with the fields of :class:`ddi.Setting`, of the attack and of :class:`ddi.Rule` as keys, and
-``arms.<name>`` tables that change them. A table that names another ``kind`` or ``name`` than the
-base replaces the base's table (of an attack, all but ``eps``, ``norm`` and ``box``); any other is
-laid over it. What ``evaluation`` does not say is PGD-20 in the set of the training attack, with
-steps of ``eps / 4``. ``phases`` is a list of later rules and attacks, each with its ``start``;
+with the fields of :class:`ddi.plan.Setting`, of the attack and of :class:`ddi.descent.Rule` as
+keys, and ``arms.<name>`` tables that change them. A table that names another ``kind`` or ``name``
+than the base replaces the base's table (of an attack, all but ``eps``, ``norm`` and ``box``); any
+other is laid over it. What ``evaluation`` does not say is PGD-20 in the set of the training attack,
+with steps of ``eps / 4``. ``phases`` is a list of later rules and attacks, each with its ``start``;
 ``grid`` gives lists of values that multiply the arms. Lengths may be written as fractions, ``eps =
 "8/255"``, and a value that is not there as ``box = "none"``. A record's ``config.toml`` is such a
 file.

@@ -77,7 +77,7 @@ def train(
         data: a part of its training images is held out for validation; the test set is not touched.
         rule: of :mod:`ddi.descent`; for ``bundle``, ``t`` is the learning rate of the epoch.
         attack: of training; an attack of this package or any ``(model, x, y) -> delta``.
-        evaluation: of validation, by default :func:`default_evaluation` of ``attack``.
+        evaluation: of validation, by default :func:`ddi.plan.default_evaluation` of ``attack``.
         phases: rules and attacks that follow, each from its ``start`` on.
         about: more to be recorded with the configuration, for example how the model was made
             (``{"data": "digits", "model": {"name": "MLP", "hidden": [8]}}``: what ``python -m ddi
@@ -94,7 +94,8 @@ def train(
         AlreadyComplete: if ``folder`` holds a complete record of this run (a ``FileExistsError``).
         FileExistsError: if it holds another run, with what differs, or another process writes it;
             nothing there is touched.
-        ValueError: if the plan is impossible (:func:`check_plan`), or the checkpoints are damaged.
+        ValueError: if the plan is impossible (:func:`ddi.plan.check_plan`), or the checkpoints are
+            damaged.
     """
     evaluation = default_evaluation(attack) if evaluation is None else evaluation
     plan = whole_plan(setting, rule, attack, evaluation, phases)

@@ -501,7 +501,7 @@ for rule in ("ddi", "mean", "max", "strong", "bundle"):
     assert table.equivalent(table.at_equal_time(main, f"{rule}-h0.1", table.BASE)) < 0.05
 
 # %% [markdown]
-# That comparison favours one gradient: it reaches its last time at the end of its run, in steps that have shrunk, while the product passes there in long ones. So look earlier, at one gradient's last probe in the half of constant steps. There the two *are* equivalent, at every $h$, though not always equal. (We chose this comparison after we had seen the failure.)
+# That favours one gradient: it gets there at the end of its run, in steps that have shrunk. So look earlier, at its last probe in the half of constant steps. There the two *are* equivalent, at every $h$, though not always equal. (We chose this comparison after we had seen the failure.)
 
 # %%
 for h in D:
@@ -630,8 +630,6 @@ print(f"below 1e-9: {ties}; by chance {near / 100:.1f}; upper bound {most:.1f}")
 print("log10 of the median gap, by h:", {h: round(float(v), 2) for h, v in half.items()})
 
 # %% [markdown]
-# The design fixed a tolerance and forgot how many gaps it would be held against. We keep its verdict below, with the count beside it.
-#
 # So are the zigzags those of kinks? Rises that do not get rarer with the step speak for it: in a smooth valley we would expect that they do. Gaps that do not shrink speak against it, though a median over images is coarse. The next section has a third witness.
 #
 # ## Live: two networks, the first part of the path
@@ -776,7 +774,7 @@ for other in (("product", 0.1), ("single", 0.025)):
 #
 # ## Price and test images
 #
-# Steps are one price. Passes through the network are another. With PGD-7 a step of *single* takes 8 passes, one of *product* 40. So at equal passes one gradient may take five times as many steps.
+# Passes through the network are another price than steps. With PGD-7 a step of *single* takes 8 passes, one of *product* 40. So at equal passes one gradient may take five times as many steps.
 #
 # (check-14-12)=
 # **Check 14.12** *(at equal passes one gradient wins.)* One gradient in five times as many steps of 0.1, with the same passes as the product, ends lower in each network, by more than 0.1 nats on the mean. With the same passes *and the same path*, in steps of 0.02, it ends level with the product (check 14.3).

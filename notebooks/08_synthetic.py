@@ -267,7 +267,11 @@ for name, share in shares.items():
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-08-attack", "caption": "How surely one attack finds the maximiser. In the text's problem with inner step α = 1 it can fail only next to the kink; with α = 0.1, and in the code's variant, in a strip ten times as wide."}, "image": {"alt": "Probability that ten ascent steps end at the maximiser, against the distance from the kink, 0 to 0.32. The line of the text's problem with inner step 1 rises from 0 to 1 at a distance of 0.025; the code's variant rises from one half to one at 0.25; the text's problem with inner step 0.1 rises from 0 to 1 at 0.25. Measured markers lie on the lines."}}
 fig, ax = plt.subplots(figsize=(6.4, 3.6))
 gap = torch.linspace(1e-4, 0.32, 400)
-looks = {"text, α = 1": ("#000000", "-", "o", (0.034, 0.93)), "text, α = 0.1": ("#56B4E9", "--", "s", (0.135, 0.45)), "code": ("#009E73", "-.", "D", (0.055, 0.68))}
+looks = {
+    "text, α = 1": ("#000000", "-", "o", (0.034, 0.93)),
+    "text, α = 0.1": ("#56B4E9", "--", "s", (0.135, 0.45)),
+    "code": ("#009E73", "-.", "D", (0.055, 0.68)),
+}
 for name, (colour, dash, marker, place) in looks.items():
     ax.plot(gap, probability(gap, name), color=colour, linestyle=dash)
     ax.plot(second.abs()[off], shares[name][off], marker, color=colour, markersize=6)
@@ -872,7 +876,11 @@ ledger = {  # paths from random starts, from (1, 0) or None, method
     "exact, step / 10": (tenth, None, norm),
     "DDi, code's attack": (code["DDi"], kink_code["DDi"], "DDi"),
     "DDi, ε = 2h, exact": (relaxed[0.2], None, "DDi"),
-    "bundle, code's attack": (run(unit(bundle), some, CODE), run(unit(bundle), on_kink[:50], CODE), "bundle"),
+    "bundle, code's attack": (
+        run(unit(bundle), some, CODE),
+        run(unit(bundle), on_kink[:50], CODE),
+        "bundle",
+    ),
     "raw: PGD, code's attack": (code["PGD"], kink_code["PGD"], "PGD"),
     "raw DDi": (least_code, run(least, on_kink, CODE), "DDi"),
     "raw bundle": (bundle_code, run(bundle, on_kink[:50], CODE), "bundle"),
@@ -894,7 +902,8 @@ assert abs(1 - E_twin / E_exact) < 0.05  # the kink
 assert abs(E_ddi / E_exact - 1) < 0.25
 assert E_bundle < E_least / 10 and abs(E_unit / E_exact - 1) < 0.05
 assert rise(ledger["bundle, code's attack"][0]) < rise(code[norm]) / 2
-print(f"normalised PGD {E_code:.2f} → exact maximisers {E_exact:.2f} → a tenth of the step {E_tenth:.2f}")
+print(f"normalised PGD {E_code:.2f} → exact maximisers {E_exact:.2f}", end=" ")
+print(f"→ a tenth of the step {E_tenth:.2f}")
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-08-ledger", "caption": "What each cause costs: excess after the same number of steps, code's variant, h = 0.1 (a tenth of the step: ten times as many). Filled: random starts. Hollow: from (1, 0), where the released code starts. A raw bundle step shrinks near the minimum; a unit step cannot."}, "image": {"alt": "Dot plot on a logarithmic axis, one row a variant. Unit steps: PGD with the code's attack about 0.2; with an exact attack 0.1; exact without the kink 0.1; exact with a tenth of the step 0.01; DDi with the code's attack 0.1 from random starts but 0.02 from (1, 0); DDi with exact epsilon-active ends 0.05; bundle 0.1 from either start. Raw steps: PGD 0.3; DDi 0.13 from random starts and 0.01 from (1, 0); bundle 0.001 from either start."}}
 fig, ax = plt.subplots(figsize=(6.8, 5.2))
@@ -902,7 +911,8 @@ for row, (here, there, method) in enumerate(ledger.values()):
     colour = plots.METHODS[method]["color"]
     marker = plots.METHODS[method]["marker"]
     if there is not None:
-        ax.plot(excess(there), row + 0.28, marker, markersize=11, markerfacecolor="white", markeredgecolor=colour, markeredgewidth=1.8)
+        hollow = {"markerfacecolor": "white", "markeredgecolor": colour, "markeredgewidth": 1.8}
+    ax.plot(excess(there), row + 0.28, marker, markersize=11, **hollow)
     ax.plot(excess(here), row, marker, markersize=10, color=colour)
 ax.set_yticks(range(len(ledger)), ledger)
 ax.set_ylim(len(ledger) - 0.4, -0.5)
@@ -977,7 +987,8 @@ for path in code["DDi"][:, :16].transpose(0, 1):
     ax.plot(*path[-1], "o", color="black", markersize=3.5, zorder=4)
 ax.plot(0, 0, "*", color="#F0E442", markeredgecolor="black", markersize=16, zorder=3)
 ax.text(1.56, 0.2, "strip", ha="right", va="center", color="#00734f")
-ax.set(xlabel="$θ_1$", ylabel="$θ_2$", aspect="equal", xlim=(-1.6, 1.6), ylim=(-1.6, 1.6), xticks=[-1, 0, 1], yticks=[-1, 0, 1])
+ax.set(xlabel="$θ_1$", ylabel="$θ_2$", aspect="equal", xlim=(-1.6, 1.6), ylim=(-1.6, 1.6))
+ax.set(xticks=[-1, 0, 1], yticks=[-1, 0, 1])
 ax.grid(False)
 plt.show()
 

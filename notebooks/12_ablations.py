@@ -238,7 +238,8 @@ def fit(rule, lr=0.1, seed=0, steps=40, attack=pgd7, momentum=0.0, schedule=None
     told = [h.diagnostics for h in history]
     cosine = min(d.get("cosine_min", 1.0) for d in told)
     negative = sum(d.get("negative_pairs", 0) for d in told)
-    return Fit(net, robust_loss(net), [d["norm"] for d in told], [h.loss for h in history], cosine, negative)
+    norms, losses = [d["norm"] for d in told], [h.loss for h in history]
+    return Fit(net, robust_loss(net), norms, losses, cosine, negative)
 
 
 # %% tags=["hide-input"]
@@ -525,7 +526,7 @@ def inputs(net, images):
 
 
 def along(net, δ, γ, t):
-    """The network after a step t along γ: its loss at fixed perturbations, and its hidden inputs."""
+    """After a step t along γ: the loss at fixed perturbations, and the hidden inputs."""
     moved, θ = copy.deepcopy(net), torch.nn.utils.parameters_to_vector(net.parameters())
     torch.nn.utils.vector_to_parameters(θ + t * γ, moved.parameters())
     return ddi.cross_entropy(moved(x_val + δ), y_val).mean().item(), inputs(moved, x_val + δ)
@@ -860,7 +861,8 @@ for activation, slope in ((torch.nn.functional.relu, 0.0), (torch.nn.functional.
 for name in ("figure4-right", "figure5a", "figure5b", "resnet-cpu"):
     if found := ddi.read_records(RESULTS / name):
         asked = found[0].config["setting"]["epochs"]
-        plots.panels(found).suptitle(f"{name}: {found[0].provenance['device']}, {asked} epochs asked for")
+        device = found[0].provenance["device"]
+        plots.panels(found).suptitle(f"{name}: {device}, {asked} epochs asked for")
         plt.show()
     else:
         print(f"{name}: no record yet")

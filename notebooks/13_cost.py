@@ -826,7 +826,8 @@ plt.show()
 for name in ("figure8",):
     if found := ddi.read_records((book / "results") / name):
         asked = found[0].config["setting"]["epochs"]
-        plots.panels(found).suptitle(f"{name}: {found[0].provenance['device']}, {asked} epochs asked for")
+        device = found[0].provenance["device"]
+        plots.panels(found).suptitle(f"{name}: {device}, {asked} epochs asked for")
         plt.show()
     else:
         print(f"{name}: no record yet")

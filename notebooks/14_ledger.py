@@ -103,11 +103,11 @@ plots.label_ends(drawn, texts)
 plt.show()
 
 # %% [markdown]
-# In {numref}`fig-14-courses` the *product* direction of {ref}`chapter 7 <chapter-07>`, the point of least norm with one weight for each image and perturbation, beats one gradient by a wide margin at steps of length 0.1. But one gradient in steps five times shorter ends about where that product does (and the product in such steps lower still). This chapter takes that picture apart.
+# In {numref}`fig-14-courses` the *product* direction of {ref}`chapter 7 <chapter-07>`, the point of least norm with one weight for each image and perturbation, beats one gradient by a wide margin at steps of length 0.1. But one gradient in steps five times shorter ends about where that product does (and the product in such steps lower still).
 #
 # ## The design, fixed before the runs
 #
-# A result is easily explained once it is known. So the design was written first: `experiments/ledger.md` in the repository says what is run, what each hypothesis predicts and what refutes it. It was committed before any run, after a pilot with the seeds 0 to 3, which are not used again.
+# The design was written first: `experiments/ledger.md` in the repository says what is run, what each hypothesis predicts and what refutes it. It was committed before any run, after a pilot with the seeds 0 to 3, which are not used again.
 #
 # | hypothesis | predicts | is refuted by |
 # |---|---|---|
@@ -254,7 +254,7 @@ for name in at_h:
 
 # %% [markdown]
 # (check-14-2)=
-# **Check 14.2** *(better maximisers buy nothing, at this step length.)* The design asks for three equivalence tests, and all three pass: one gradient at the best of four PGD-40 attacks against one of PGD-7, one gradient under PGD-40 against PGD-7, and the product under PGD-40 against PGD-7 differ by less than 0.02 nats (90 % intervals). So does *max*, the gradient at the strongest of five restarts. And the product's lead is the same under the better attack, within ± 0.02. That refutes **I**, twice over. (*Strong* and *max* are also *significantly* better; the margin says that so little does not matter.) But PGD-7 is nearly exact here: on our live networks it misses about a hundredth of a nat of what ten PGD-100 find (below). Where attacks are good, better ones have little to add; on bad ones the ledger is silent.
+# **Check 14.2** *(better maximisers buy next to nothing, at this step length.)* One gradient at the best of four PGD-40 attacks, and one under PGD-40, differ from one under PGD-7 by less than 0.02 nats (90 % intervals). So does the product under PGD-40 from the product under PGD-7, the third test that the plan asks for. *Max*, the gradient at the strongest of five restarts, passes the test too. And the product's lead is the same under PGD-40, within ± 0.02. That refutes **I**, twice over. (*Strong* and *max* are also *significantly* better; the margin says that so little does not matter.) But PGD-7 is nearly exact here: on our live networks it misses about a hundredth of a nat (below). On bad attacks the ledger is silent.
 
 # %%
 for better, plain in (*table.BETTER, ("max-h0.1", table.BASE)):
@@ -265,11 +265,10 @@ for better, plain in (*table.BETTER, ("max-h0.1", table.BASE)):
 # %%
 lead_change = apart("product-h0.1-PGD-40", "single-h0.1-PGD-40") - gain
 assert table.equivalent(lead_change) < 0.05
-assert table.probes(main["bundle-h0.1"], "norm").max() < 0.6  # for the remark below
 print(f"change of the product's lead under PGD-40: {told(lead_change, 0.9)}, 90 %")
 
 # %% [markdown]
-# The *bundle* step, which lets the loss values say how far a perturbation counts, gains much less than the product, which ignores them. In this ledger its $t$ is the length $h_k$, and gradients are shorter than 1 (at its probes below 0.6), so the step taken is longer than the one it planned. Whether that is why was not tested.
+# The *bundle* step (here with $t = h_k$), which lets the loss values say how far a perturbation counts, gains much less than the product, which ignores them. Why was not tested.
 #
 # ## The length of a step
 #
@@ -290,7 +289,7 @@ assert table.equivalent(short) < 0.05
 print(f"one gradient at 0.02 − product at 0.1: {told(short, 0.9)}, 90 %")
 
 # %% [markdown]
-# So is it finite steps? The hypothesis says more than that short steps help. It says that the *lead of the product* shrinks with the step.
+# So is it finite steps? **F** says more than that short steps help: the *lead of the product* shrinks with the step.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-14-lead", "caption": "The product's lead shrinks with the step, and then stops shrinking. Top: final φ on the training images against the length of a step. Bottom: the paired difference D(h). Means and 95 % intervals, 20 networks, equal path."}, "image": {"alt": "Top: robust loss falls for both methods as the step gets shorter, for one gradient from 1.05 at 0.1 to 0.82 at 0.01, for the product from 0.83 to 0.72. Bottom: the difference D rises from minus 0.22 at 0.1 to minus 0.11 at 0.05 and about minus 0.09 at 0.02, and stays there, minus 0.10 at 0.01."}}
 # NBVAL_IGNORE_OUTPUT
@@ -347,7 +346,7 @@ for h, values in D.items():
 print(f"D(.1) − D(.01) = {table.shown(fall)}; ratio {ratio:.2f}")
 
 # %% [markdown]
-# So the criterion is passed, narrowly, and the prediction behind it is not fulfilled. {numref}`fig-14-lead` shows both. More than half of the lead at long steps is an effect of the length of the step. A rest, about a tenth of a nat, is there at every length that we tried. Our first reading of *finite steps* said that the lead vanishes with $h$. Was that right?
+# So the criterion is passed, narrowly, and the prediction behind it is not fulfilled ({numref}`fig-14-lead`): a tenth of a nat of lead is there at every length that we tried. The design's reading of *finite steps* was that the lead vanishes with $h$. Was that right?
 #
 # ## One gradient slides along a kink
 #
@@ -432,7 +431,7 @@ for h in (0.1, 0.01, 0.001):
 
 # %% [markdown]
 # (check-14-6)=
-# **Check 14.6** *(unit steps slide the same way, at speed $c$.)* For unit steps of $h$ from 0.1 to 0.001 the bound {eq}`eq-14-unit` holds at every step. With unit steps of $h = 0.001$ the way made at path 1 points along $-w^\star$ (cosine above 0.9999), and its length is within 0.005 of {eq}`eq-14-speed`. A ten times longer step changes it by less than 0.02. Unit steps along $-w^\star$ would have made 1.
+# **Check 14.6** *(unit steps slide the same way, at speed $c$.)* For unit steps of $h$ from 0.1 to 0.001 the bound {eq}`eq-14-unit` holds at every step. With unit steps of $h = 0.001$ the way made at path 1 points along $-w^\star$ (cosine above 0.9999), and its length is within 0.005 of {eq}`eq-14-speed`. A ten times longer step changes it by less than 0.02.
 
 # %%
 for h in (0.1, 0.01, 0.001):
@@ -452,7 +451,7 @@ print(f"speed of one gradient: {way.norm():.3f} of 1; formula {c:.3f}")
 # :::{admonition} Where the design was wrong
 # :class: warning
 #
-# The design says that finite steps make single and product *agree* as $h \to 0$ along equal paths. {prf:ref}`thm-14-sliding` gives that at equal *time* and denies it at equal path. We saw this only when the lead stopped shrinking.
+# The design expects that single and product *agree* as $h \to 0$ at equal path. {prf:ref}`thm-14-sliding` gives that at equal *time* and denies it at equal path. We saw this only when the lead stopped shrinking.
 # :::
 #
 # ## Equal path is not equal time
@@ -467,7 +466,7 @@ print(f"speed of one gradient: {way.norm():.3f} of 1; formula {c:.3f}")
 #
 # This is the clock of {eq}`eq-14-unit`. The product's vector is the *shortest* of its hull. So at the same $\theta$, of all vectors of that hull, its unit step takes the longest time. What if that is its whole advantage? Call this **T**, *only the time*.
 #
-# T is no part of the design. It was written down, with predictions that can fail, when thirteen cells of the main setting had been seen (addition 1 in `experiments/ledger.md`). For those cells it is hindsight.
+# T is no part of the design. It was written down when thirteen cells of the main setting had been seen (*addition 1* in `experiments/ledger.md`). For those cells it is hindsight.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-14-time", "caption": "Against time instead of path the four courses nearly are one. The runs of the first figure; a step of length h along d counts as time h/‖d‖, where ‖d‖ is measured once a probe. Where a curve ends, its path of 14.5 was used up."}, "image": {"alt": "The four curves of robust loss, now against time. All follow one falling curve closely. One gradient in steps of 0.1 ends first, at time 46; one gradient at 0.02 at 67; product at 0.1 at 71; product at 0.02 last, at 90."}}
 # NBVAL_IGNORE_OUTPUT
@@ -502,19 +501,20 @@ for rule in ("ddi", "mean", "max", "strong", "bundle"):
     assert table.equivalent(table.at_equal_time(main, f"{rule}-h0.1", table.BASE)) < 0.05
 
 # %% [markdown]
-# That comparison favours one gradient: it reaches its last time at the end of its run, in steps that have shrunk, while the product passes there in long ones. So look earlier, at one gradient's last probe in the half of constant steps. There the two *are* equivalent, at every $h$. (No design asked for that comparison; we chose it after we had seen the failure.)
+# That favours one gradient: it gets there at the end of its run, in steps that have shrunk. So look earlier, at its last probe in the half of constant steps. There the two *are* equivalent, at every $h$, though not always equal. (We chose this comparison after we had seen the failure.)
 
 # %%
 for h in D:
-    (t, φ), (t0, φ0) = (table.against_time(main[f"{r}-h{h:g}"]) for r in ("product", "single"))
+    pair = (main[f"{rule}-h{h:g}"] for rule in ("product", "single"))
+    (t, φ), (t0, φ0) = map(table.against_time, pair)
     there = [np.interp(x, *pair) for x, *pair in zip(t0[11], t.T, φ.T, strict=True)]
     assert (t[-1] > t0[11]).all() and table.equivalent(there - φ0[11]) < 0.05
     print(f"h = {h:<5g} {told(there - φ0[11], 0.9)}, 90 %")
 
 # %% [markdown]
-# {numref}`fig-14-time` teaches what {ref}`chapter 12 <chapter-12>` did for raw steps, where a longer step looked like a better direction. Here all steps are equally long, and dividing by the norm turns a shorter vector into a longer time. It pays most where gradients pull apart, since their point of least norm is short.
+# So {numref}`fig-14-time` repeats {ref}`chapter 12 <chapter-12>`, where a longer raw step looked like a better direction. Here all steps are equally long, and dividing by the norm turns a shorter vector into a longer time. It pays most where gradients pull apart and their point of least norm is short.
 #
-# Hindsight fits everything. So the addition names cells that did not exist then. *Raw* steps, at one rate, take equal times by construction: there T predicts a difference within ± 0.02 at the rates 0.1 and 0.25. (At the rates 1 and 2.5 T says nothing, and **F** says that the product is better.) And in the two replications unit steps must agree at equal time, within ± 0.02, while they differ by more than 0.1 at equal path. T is refuted if either fails in a setting. By that measure the main setting, where unit steps at 0.1 fail it, is a bad omen.
+# So the addition names cells that did not exist then. *Raw* steps, at one rate, take equal times by construction: there T predicts a difference within ± 0.02 at the rates 0.1 and 0.25. (At the rates 1 and 2.5 T says nothing, and **F** says that the product is better.) And in the two replications unit steps must agree at equal time, within ± 0.02, while they differ by more than 0.1 at equal path. T is refuted if either fails in a setting. (The main setting itself would fail the second.)
 
 # %% tags=["hide-input"]
 # NBVAL_IGNORE_OUTPUT
@@ -548,7 +548,7 @@ for name, lines in predictions.items():
 # %% [markdown]
 # ## What happens on the way
 #
-# At 24 places along each path the program stopped to measure: the least cosine between the five gradients of the batch, the loss gaps between distinct converged perturbations of an image, and whether φ rises in the step that follows. {numref}`fig-14-way` shows the first two.
+# At its 24 probes the program measured the least cosine between the five gradients of the batch, the loss gaps between distinct converged perturbations of an image, and whether φ rises in the step that follows. {numref}`fig-14-way` shows the first two.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-14-way", "caption": "Gradients part on the way, and near ties stay near ties. Top: least cosine between the five gradients of the batch. Bottom: median loss gap between an image's best converged perturbation and the next distinct one; an exact tie would be 0. Mean over 20 networks (of the logarithm, bottom)."}, "image": {"alt": "Top: cosines start at 1; for one gradient at 0.1 they fall late to 0.2, for one gradient at 0.02 and the product at both step lengths they fall from path 4 on, to below 0. Bottom: the median gap grows from about 0.00005 to about 0.01 and does not shrink with the step."}}
 # NBVAL_IGNORE_OUTPUT
@@ -577,7 +577,7 @@ plt.show()
 
 # %% [markdown]
 # (check-14-8)=
-# **Check 14.8** *(the regime: gradients part.)* At the first probe all cells of equal path have a mean least cosine above 0.99. At the last, one gradient at 0.1 is below 0.5, the product below 0.1. So here, unlike in chapters 11 and 12, perturbations have something to disagree about. In the half of constant steps φ rises after more than a twentieth of one gradient's probed steps, and after fewer than a fiftieth of the product's.
+# **Check 14.8** *(the regime: gradients part.)* At the first probe all cells of equal path have a mean least cosine above 0.99. At the last, one gradient at 0.1 is below 0.5, the product below 0.1. In the half of constant steps φ rises after more than a twentieth of one gradient's probed steps, and after fewer than a fiftieth of the product's. For one gradient this share does not fall with the step: at $h = 0.01$ it is above a twentieth too.
 
 # %%
 for name in CORE - {ledger.PASSES.name}:  # its first probe comes five times later
@@ -593,23 +593,28 @@ rises = {
     rule: (table.probes(main[f"{rule}-h0.1"], "change")[:12] > 0).mean() for rule in last
 }
 assert rises["single"] > 1 / 20 and rises["product"] < 1 / 50
+short_rises = (table.probes(main["single-h0.01"], "change")[:12] > 0).mean()
+assert short_rises > 1 / 20
 print("least cosine at the last probe:", {k: round(float(v), 2) for k, v in last.items()})
 print(
     "share of probes at which φ rises, first half:",
     {k: round(float(v), 3) for k, v in rises.items()},
+    f"single at 0.01: {short_rises:.3f}",
 )
 
 # %% [markdown]
 # (check-14-9)=
-# **Check 14.9** *(as many ties as chance makes.)* The design calls a gap of at most $10^{-9}$ a tie. Of all probed gaps a handful are, so by the letter **Z** is *not* refuted. But so many gaps were looked at that some must be that small. If gaps have a density near 0 and no lump *at* 0, a hundredth of those below $10^{-7}$ lie below $10^{-9}$. The number found is what that predicts (Poisson, $p > 0.01$ against a surplus), and none is below $10^{-13}$, where the rounding of losses near 1 would put an exact tie. Nor do the gaps shrink with the step, as they would if iterates came ever closer to kinks: along the first half the mean $\log_{10}$ of one gradient's median gap at $h = 0.02$ is no smaller than at $0.1$.
+# **Check 14.9** *(no surplus of ties can be seen.)* The design calls a gap of at most $10^{-9}$ a tie. Of the smallest gaps, one for each probe and network, a handful are, so by the letter **Z** is *not* refuted. But if gaps have a density near 0 and no lump *at* 0, a hundredth of those below $10^{-7}$ lie below $10^{-9}$. We found not significantly more (Poisson, $p > 0.01$). That is not "none": the upper bound (95 %) is one such minimum in 500, if all were independent, and cells share networks and starts. None is below $10^{-13}$, where rounding would put an exact tie. Nor do gaps shrink with the step: along the first half the mean $\log_{10}$ of one gradient's median gap at $h = 0.02$ is no smaller than at $0.1$.
 
 # %%
 # NBVAL_IGNORE_OUTPUT
-from scipy.stats import poisson
+from scipy.stats import gamma, poisson
 
 least = np.concatenate([table.probes(r, "gap_least").ravel() for r in main.values()])
 ties, near = (least <= 1e-9).sum(), (least <= 1e-7).sum()
 assert poisson.sf(ties - 1, near / 100) > 0.01 and np.nanmin(least) > 1e-13
+minima, most = np.isfinite(least).sum(), gamma.ppf(0.95, ties + 1)  # Poisson's upper bound
+assert most < minima / 500
 
 # %%
 half = {
@@ -620,23 +625,20 @@ assert half[0.02] >= half[0.1]
 
 # %%
 # NBVAL_IGNORE_OUTPUT
-looked = sum(64 * np.nansum(table.probes(r, "two")) for r in main.values())
-print(f"{looked:.0f} gaps, the least {np.nanmin(least):.0e} nats")
-print(f"below 1e-7: {near}; below 1e-9: {ties}, by chance {near / 100:.1f}")
+print(f"{minima} minima, the least {np.nanmin(least):.0e} nats; below 1e-7: {near}")
+print(f"below 1e-9: {ties}; by chance {near / 100:.1f}; upper bound {most:.1f}")
 print("log10 of the median gap, by h:", {h: round(float(v), 2) for h, v in half.items()})
 
 # %% [markdown]
-# The design fixed a tolerance and forgot to fix how many gaps it would be held against. We keep its verdict in the table below, and say beside it what the count means.
-#
-# So the sentence that we had ready, "kinks attract, and steps of finite length zigzag across them", is only half supported. Step length matters as it says. But the measure of nearness to kinks that we had fixed beforehand does not show the attraction. A median over images may be too coarse a measure: one gradient needs only *some* images near a tie. And zigzags do not need kinks: a smooth valley with steep walls does the same to long unit steps, as {ref}`chapter 8 <chapter-08>` found. The ledger cannot tell sharp kinks from strong curvature.
+# So are the zigzags those of kinks? Rises that do not get rarer with the step speak for it: in a smooth valley we would expect that they do. Gaps that do not shrink speak against it, though a median over images is coarse. The next section has a third witness.
 #
 # ## Live: two networks, the first part of the path
 #
-# Does it happen before your eyes? The same program, two seeds that the ledger does not use, constant steps, path 6 instead of 14.5. We also keep the time {eq}`eq-14-time`, and measure how *straight* the path is: the way made in a stretch of path of length 0.6, divided by 0.6. By {eq}`eq-14-speed` a zigzag shows as a value below 1.
+# The same program, two networks with seeds (100, 101) that neither pilot, tuning nor ledger used, constant steps, path 6 instead of 14.5. We also keep the time {eq}`eq-14-time`, and measure how *straight* the path is: the way made in a stretch of path of length 0.6, divided by 0.6. A zigzag shows as a value below 1.
 
 # %%
 data = ddi.digits().to(dtype=torch.float64)
-X, Y, SEEDS = data.x_train, data.y_train, (0, 1)
+X, Y, SEEDS = data.x_train, data.y_train, (100, 101)
 n = len(SEEDS)
 
 
@@ -669,7 +671,7 @@ def step(stack, rule, h, x, y, seed):
 
 # %%
 def walk(rule, h, path=6.0, batch=None):
-    """Times and φ after every 0.6 of path; mean straightness of the second half."""
+    """Times and φ after every 0.6 of path; straightness of the second half; networks."""
     stack = ledger.Stack([ledger.network(16, seed) for seed in SEEDS])
     x, y, draw = (
         X[:64].repeat(n, 1, 1, 1),
@@ -691,26 +693,47 @@ def walk(rule, h, path=6.0, batch=None):
             seen.append((τ, φ_now(stack, 64 if batch is None else 512)))
             old = new
     times, φs = (torch.stack(values) for values in zip(*seen, strict=True))
-    return times, φs, torch.stack(ways)[len(ways) // 2 :].mean(0)
+    return times, φs, torch.stack(ways)[len(ways) // 2 :].mean(0), stack
 
 
 # %%
 # NBVAL_IGNORE_OUTPUT
 live = {(rule, h): walk(rule, h) for h in (0.1, 0.025) for rule in ("single", "product")}
 print("rule     h      φ at path 6     its time        straightness")
-for (rule, h), (τ, φ, straight) in live.items():
+for (rule, h), (τ, φ, straight, _) in live.items():
     row = (" ".join(f"{v:6.3g}" for v in values) for values in (φ[-1], τ[-1], straight))
     print(f"{rule:8} {h:<6g}" + "   ".join(row))
 
 
 # %% [markdown]
+# How inexact is PGD-7 on these networks? Ten PGD-100 find, on the mean over images, between 0.001 and 0.03 nats more than one PGD-7.
+
+# %%
+def missed(stack):
+    """What one PGD-7 leaves to ten PGD-100, mean over the images, for each network."""
+    x, y, found = X[:64].repeat(n, 1, 1, 1), Y[:64].repeat(n), []
+    for attack, m in ((ledger.INNER["PGD-7"], 1), (ledger.FINAL, 10)):
+        draw = torch.Generator().manual_seed(11)
+        δ = attack.restarts(stack, x, y, m, draw, chunk=len(x))
+        found.append(ledger.Passes.of(stack, x, y, δ).losses.amax(1).mean(1))
+    return found[1] - found[0]
+
+
+# %%
+# NBVAL_IGNORE_OUTPUT
+gaps = torch.cat([missed(live[rule, 0.1][3]) for rule in ("single", "product")])
+assert 0.001 < gaps.min() and gaps.max() < 0.03
+print("PGD-7 misses, nats (single, then product):", [round(float(v), 4) for v in gaps])
+
+
+# %% [markdown]
 # (check-14-10)=
-# **Check 14.10** *(live: at equal path a lead, which shrinks with the step; at equal time next to none.)* In both networks, at path 6: the product leads by more than 0.07 nats at $h = 0.1$, and by less than half of its lead at $h = 0.025$. Its time is longer, at both lengths. At the time that one gradient needs for its whole path, the two differ by less than 0.03 nats, at both lengths.
+# **Check 14.10** *(live: at equal path a lead, which shrinks with the step; at equal time next to nothing.)* In both networks, at path 6: the product leads by more than 0.07 nats at $h = 0.1$, and by less than half of its lead at $h = 0.025$. Its time is longer, at both lengths. At the time that one gradient needs for its whole path, the two differ by less than 0.03 nats, at both lengths.
 
 # %%
 def at_equal_time(h):
     """Product minus single at single's last time, φ interpolated in τ."""
-    (t, φ, _), (t0, φ0, _) = live["product", h], live["single", h]
+    (t, φ, *_), (t0, φ0, *_) = live["product", h], live["single", h]
     pairs = zip(t0[-1], t.T, φ.T, φ0[-1], strict=True)
     return torch.tensor([np.interp(end, ts, φs) - last for end, ts, φs, last in pairs])
 
@@ -745,11 +768,13 @@ for other in (("product", 0.1), ("single", 0.025)):
     assert (straight[other] - straight["single", 0.1] > 0.1).all()
 
 # %% [markdown]
-# So long steps with one gradient go to and fro, and path is lost in it. Time is not. These two networks are not among those that suggested **T**, and here all steps are constant, so the schedule cannot favour one of the two. Two networks and a part of the path are a small test all the same.
+# So long steps with one gradient go to and fro, and path is lost in it, but hardly any time. Were it all one kink ({prf:ref}`thm-14-sliding`), straightness would be $c$ at both step lengths, and $D$ the same at all. Straightness rises towards 1 as steps get shorter, and $D$ halves. A kink can explain the part of the lead that *stays* at short steps. The part that goes behaves like strong curvature, a smooth valley with steep walls as in {ref}`chapter 8 <chapter-08>`.
+#
+# In this live run steps are constant, so the schedule favours nobody. Two networks and a part of the path are a small test.
 #
 # ## Price and test images
 #
-# Steps are one price. Passes through the network are another. With PGD-7 a step of *single* takes 8 passes, one of *product* 40. So at equal passes one gradient may take five times as many steps.
+# Passes through the network are another price than steps. With PGD-7 a step of *single* takes 8 passes, one of *product* 40. So at equal passes one gradient may take five times as many steps.
 #
 # (check-14-12)=
 # **Check 14.12** *(at equal passes one gradient wins.)* One gradient in five times as many steps of 0.1, with the same passes as the product, ends lower in each network, by more than 0.1 nats on the mean. With the same passes *and the same path*, in steps of 0.02, it ends level with the product (check 14.3).
@@ -762,7 +787,7 @@ print(f"1200 steps of one gradient minus 240 of product: {told(longer)}")
 
 # %% [markdown]
 # (check-14-13)=
-# **Check 14.13** *(lower on the training images is higher on the test images.)* At $h = 0.1$ the product's φ on the 397 test images is *larger* than one gradient's, by more than 0.2 nats on the mean, and larger in each network. So is that of one gradient at $h = 0.02$. Over all unit cells at equal path but the per-example control, the mean φ on test images falls as the one on training images rises (rank correlation below $-0.7$).
+# **Check 14.13** *(lower on the training images is higher on the test images.)* At $h = 0.1$ the product's φ on the 397 test images is *larger* than one gradient's, by more than 0.2 nats on the mean, and larger in each network. So is that of one gradient at $h = 0.02$. Over all cells of unit steps at equal path but the per-example control, the mean φ on test images falls as the one on training images rises (rank correlation below $-0.7$).
 
 # %%
 from scipy.stats import spearmanr
@@ -782,11 +807,11 @@ assert spearmanr(train, test).statistic < -0.7
 
 
 # %% [markdown]
-# Sixty-four images can be learnt by heart. A better optimiser does that sooner. So nothing in this chapter says that a better direction makes a more robust network; it says that it makes a smaller φ on the images it is given. That is what a descent direction promises, and all it promises.
+# Sixty-four images can be learnt by heart, and a better optimiser does that sooner. A descent direction promises a smaller φ on the images it is given, and no more.
 #
 # ## The other settings
 #
-# The design repeats the main cells on other images (`small-b`) and on a wider network (`wide-a`), lets raw steps compete at their own rates, and draws batches anew in every step. This cell tells what is recorded of that; what is missing can be run with `python experiments/ledger.py`, which goes on where it stopped.
+# The design repeats the main cells on other images (`small-b`) and on a wider network (`wide-a`), lets raw steps compete at their own rates, and draws batches anew in every step. At the tuned rate, 1, raw steps scatter so much that product − single settles nothing. This cell tells what is recorded; `python experiments/ledger.py` runs what is missing.
 
 # %% tags=["hide-input"]
 # NBVAL_IGNORE_OUTPUT
@@ -810,11 +835,12 @@ print(
     + ("; ".join(f"{n} φ {φ_end(n).mean():.3f}" for n in raw) or "not recorded yet")
 )
 dose = [line for line in table.doses(RECORDS).splitlines() if line.startswith("| batch-")]
+print(f"raw product − single at rate 1: {told(apart('raw-product-1', 'raw-single-1'))}")
 print("\n".join(dose) or "batches of 8, 64 and 512: not recorded yet")
 
 # %% [markdown]
 # (check-14-14)=
-# **Check 14.14** *(a replication agrees where there is one.)* In every recorded setting the product leads at $h = 0.1$ with an interval below $-0.02$; where *strong* is recorded, it is within ± 0.05 of one gradient; where the lead at 0.02 is recorded, it is smaller than at 0.1. (The main setting is one of them, so the check never is empty.)
+# **Check 14.14** *(a replication agrees where there is one.)* In every recorded setting the product leads at $h = 0.1$ with an interval below $-0.02$; where *strong* is recorded, it is within ± 0.05 of one gradient; where the lead at 0.02 is recorded, it is smaller than at 0.1.
 
 # %%
 for name in table.SETTINGS:
@@ -883,27 +909,27 @@ for name, (seen, said) in verdicts.items():
 
 # %% [markdown]
 # (check-14-15)=
-# **Check 14.15** *(the verdicts that this page rests on.)* **N** and **I** are refuted. **F** is not, by its criterion, and the lead that is left at short steps is more than it foresaw. **Z** is not refuted by the letter of its criterion if a gap below the tolerance was seen, and there are no more such gaps than chance makes.
+# **Check 14.15** *(the verdicts that this page rests on.)* **N** and **I** are refuted. **F** is not, by its criterion, and the lead that is left at short steps is more than it foresaw. **Z** is not refuted, by the letter: gaps below the tolerance were seen.
 
 # %%
 assert verdicts["N only the normalisation"][1] == "refuted"
 assert verdicts["I inexact maximisers"][1] == "refuted"
 assert verdicts["F finite steps"][1] == "not refuted" and D[0.01].mean() < -0.05
-assert verdicts["Z null set"][1].startswith("not refuted") == (ties > 0)
+assert verdicts["Z null set"][1].startswith("not refuted") and ties > 0
 
 # %% [markdown]
-# So: *null set, finite steps, or inexact maximisers? Danskin, or only the normalisation?* By the letter of the design, on this network and in this regime: direction matters at equal step length (**N** is refuted), better maximisers do not (at $h = 0.1$, the only length where they were tried; **I** is refuted), and shorter steps take more than half of the lead away.
+# So: *null set, finite steps, or inexact maximisers? Danskin, or only the normalisation?* By the letter of the design, on this network and in this regime: direction matters at equal step length (**N** is refuted), better maximisers do not (at $h = 0.1$, the only length where they were tried, and where PGD-7 was good enough; **I** is refuted), and shorter steps take more than half of the lead away.
 #
-# By what the clock says, in hindsight: normalisation after all, in another place. Several gradients give a shorter vector. Dividing by its norm makes of it a longer way in time. At equal time one gradient is where the product is. Whether that stands on data that did not suggest it is what the addition's cells decide; the printout above says how far they are recorded.
+# By the clock, in hindsight: normalisation all the same. At equal time the product's lead is gone, and slightly reversed. Whether that stands on data that did not suggest it the addition's cells decide; the printout above says how far they are recorded.
 #
-# That does not take back what chapters 11 and 12 say. There gradients agree, and then normalisation is all there is. Whether a ResNet-18 on CIFAR-10 ever leaves that regime is not recorded here.
+# In chapters 11 and 12 gradients agree, and then normalisation is all there is. Whether a ResNet-18 on CIFAR-10 ever leaves that regime is not recorded here.
 #
 # ## Breaking it
 #
-# *Mini-batches.* Draw the batch anew in every step, as everyone does. Its noise is then larger than what perturbations disagree about.
+# *Mini-batches.* Draw the batch anew in every step, as everyone does.
 #
 # (check-14-16)=
-# **Check 14.16** *(mini-batch noise hides the direction.)* Live, batches of 64 drawn anew at each step from the 1 400 training images, $h = 0.1$, path 6: the product's lead, on the first 512 training images, is below a fifth of its lead with all 64 images in every step, in each network. One gradient and the product are equally crooked: both make less than 0.7 of their path good, and differ by less than 0.1.
+# **Check 14.16** *(drawn batches hide the direction, in two networks.)* Live, batches of 64 drawn anew at each step from the 1 400 training images, $h = 0.1$, path 6: the product's lead, on the first 512 training images, is below a fifth of its lead on the 64 images that it had in every step, in each of the two networks. One gradient and the product are equally crooked: both make less than 0.7 of their path good, and differ by less than 0.1.
 
 # %%
 # NBVAL_IGNORE_OUTPUT
@@ -923,22 +949,10 @@ print(
 )
 
 # %% [markdown]
-# *Very long steps.* With steps of 1 the network jumps over whole valleys. A direction that is best to first order says nothing about a place that far away.
-#
-# (check-14-17)=
-# **Check 14.17** *(steps too long for any direction.)* Live, $h = 1$, path 6: one gradient and the product differ by less than a fifth of the lead at $h = 0.1$ in each network, and both end above what either reaches in steps of 0.1.
-
-# %%
-jump = {rule: walk(rule, 1.0)[1][-1] for rule in ("single", "product")}
-assert ((jump["product"] - jump["single"]).abs() < lead[0.1].abs() / 5).all()
-for rule in jump:
-    assert (jump[rule] > live["single", 0.1][1][-1]).all()
-
-# %% [markdown]
 # *Per example.* Divide by the norm image by image, and the easy images, whose gradients are short, pull as hard as the difficult ones.
 #
-# (check-14-18)=
-# **Check 14.18** *(normalising each example does harm.)* In each of the twenty networks the per-example control ends above one gradient, by more than 0.1 nats on the mean, adjusted $p < 0.001$. Yet it is ahead early: at the fifth probe its mean φ is below that of one gradient.
+# (check-14-17)=
+# **Check 14.17** *(normalising each example does harm.)* In each of the twenty networks the per-example control ends above one gradient, by more than 0.1 nats on the mean, adjusted $p < 0.001$. Yet it is ahead early: at the fifth probe its mean φ is below that of one gradient.
 
 # %%
 harm = apart("perexample-h0.1")
@@ -953,14 +967,14 @@ print(f"at the end {told(harm)}; at the fifth probe {early[0] - early[1]:+.3f}")
 # ## Summary
 #
 # - In full-batch training of small networks on 64 digits, where perturbations disagree, *direction matters* at equal step length: with steps of 0.1 the product direction ends some 0.2 nats lower on the training images than one gradient, DDi 0.05.
-# - *Shorter steps buy the same.* One gradient in steps five times shorter ends where the product ends, along the same path and for the same number of passes. At equal passes and longer path it ends well below.
-# - *Better maximisers buy nothing* at steps of 0.1: forty steps of attack for seven, or the best of four such attacks, change less than 0.02 nats, for one gradient and for the product. At shorter steps this was not tried.
-# - The product's lead falls to less than half, from steps of 0.1 to steps of 0.01, and does not vanish: a tenth of a nat is left. The design expected it to vanish. The design forgot that equal path is not equal time.
-# - *At equal time*, raw steps' own clock, no lead is left at any step length. A min-norm vector is short; dividing by its norm turns that into more time. This was seen after the fact, and has predictions of its own.
-# - *No more ties than chance makes* were met. Nothing points to the null set.
-# - Lower on the training images was higher on the test images. A better direction optimises better; it does not make the network more robust.
-# - Mini-batch noise hides all of it. Nothing here was measured on a large network.
-# - In practice: before you pay for several perturbations a step, try shorter or more steps with one.
+# - *One gradient in steps five times shorter* ends where the product ends in steps of 0.1, after the same path length and the same number of passes. (The product in such steps ends lower still, for five times the passes.) At equal passes and longer path one gradient ends well below.
+# - *Better maximisers buy nothing* at steps of 0.1: forty steps of attack for seven, or the best of four such attacks, change less than 0.02 nats. PGD-7 was nearly exact already.
+# - The product's lead falls to less than half, from steps of 0.1 to steps of 0.01, and does not vanish: a tenth of a nat is left. The design forgot that equal path is not equal time.
+# - *At equal time*, raw steps' own clock, the lead is gone and slightly reversed, by 0.01 to 0.02 nats. At steps of 0.1 that is not equivalent within the margin. This was seen after the fact, and has predictions of its own.
+# - *No surplus of ties* over chance can be seen; the bound is not zero. Kinks may explain the lead that stays, not the part that shrinks with the step.
+# - Lower on the training images was higher on the test images. The better direction did not make the network more robust here.
+# - With batches drawn anew the lead was not seen, in two networks. Nothing here was measured on a large network.
+# - In practice (full batch, small nets): before you pay for several perturbations a step, try shorter or more steps with one.
 #
 # ## Exercises
 #
@@ -1008,26 +1022,6 @@ wide = np.array([-0.05, 0.03, 0.01])  # three made-up networks: neither
 assert table.two_sided(wide) > 0.05 and table.equivalent(wide) > 0.05
 assert 2 <= silent < 20
 print(f"with the first {silent} networks the difference is no longer significant")
-
-# %% [markdown]
-# ```{solution-end}
-# ```
-#
-# ::::{exercise} Holm by hand
-# :label: ex-14-holm
-#
-# Three tests have $p = 0.01, 0.04, 0.03$. What does Holm's method make of them, and which are below 0.05? Compare with Bonferroni's, which multiplies all by 3.
-# ::::
-#
-# ```{solution-start} ex-14-holm
-# :label: sol-14-holm
-# :class: dropdown
-# ```
-#
-# In order: $0.01 \cdot 3 = 0.03$; $0.03 \cdot 2 = 0.06$; $0.04 \cdot 1 = 0.04$, but an adjusted value may not be below the one before it, so $0.06$. Only the first is below 0.05. Bonferroni gives 0.03, 0.12 and 0.09: never smaller.
-
-# %%
-assert np.allclose(table.holm([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06], rtol=1e-12, atol=0)
 
 # %% [markdown]
 # ```{solution-end}

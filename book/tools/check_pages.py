@@ -56,6 +56,10 @@ def axe_script() -> str:
     return (Path(spec.submodule_search_locations[0]) / "axe.min.js").read_text(encoding="utf-8")
 
 
+# What fades in is looked at when it is there.
+STILL = "*, *::before, *::after { animation: none !important; transition: none !important }"
+
+
 @dataclass
 class Tab:
     """A page of the book, open in a tab of its own, and what the browser had to say of it."""
@@ -75,6 +79,7 @@ class Tab:
         tab.page.on("requestfailed", lambda r: say(f"did not load ({r.failure}): {r.url}"))
         tab.page.on("request", lambda r: tab.requested(r.url))
         tab.page.goto(url)
+        tab.page.add_style_tag(content=STILL)
         for script in scripts:
             tab.page.evaluate(script)
         return tab

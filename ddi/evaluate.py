@@ -242,7 +242,7 @@ def _correct(model: Model, x: Tensor, y: Tensor, size: int) -> Tensor:
     right = []
     with frozen(model), torch.no_grad():
         for a, b in zip(torch.split(x, size), torch.split(y, size), strict=True):
-            z = logits(answer(model, a), len(a))
+            z = logits(answer(model, a.clone()), len(a))  # a model may normalise in place
             labels("y", b, len(b), z.shape[1])
             if z.isnan().any():
                 raise FloatingPointError("the model's logits must be numbers, got NaN")

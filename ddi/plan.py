@@ -207,7 +207,7 @@ def check_model(model: nn.Module, data: Dataset) -> None:
     """Raise ``ValueError`` unless the network gives the images of ``data`` a logit for each class;
     it is left as it was.
     """
-    x = data.x_train[:2]
+    x = data.x_train[:2].clone()  # a model may normalise in place
     with torch.random.fork_rng(), frozen(eager(model)), torch.no_grad():
         found = check.logits(check.answer(eager(model), x), len(x))
     if found.shape[1] < data.classes:

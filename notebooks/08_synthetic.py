@@ -912,7 +912,7 @@ for row, (here, there, method) in enumerate(ledger.values()):
     marker = plots.METHODS[method]["marker"]
     if there is not None:
         hollow = {"markerfacecolor": "white", "markeredgecolor": colour, "markeredgewidth": 1.8}
-    ax.plot(excess(there), row + 0.28, marker, markersize=11, **hollow)
+        ax.plot(excess(there), row + 0.28, marker, markersize=11, **hollow)
     ax.plot(excess(here), row, marker, markersize=10, color=colour)
 ax.set_yticks(range(len(ledger)), ledger)
 ax.set_ylim(len(ledger) - 0.4, -0.5)

@@ -397,3 +397,29 @@ def test_an_accuracy_is_a_share_of_so_many_images():
     for bad in ((1.5, 4), (-0.1, 4), (math.nan, 4), (0.5, 0), (0.5, 2.5)):
         with pytest.raises(ValueError, match="(value|n) must be"):
             Accuracy(*bad)
+
+
+def test_a_model_that_normalises_in_place_leaves_the_images_alone():
+    torch.manual_seed(0)
+    linear = nn.Linear(64, 10)
+
+    class InPlace(nn.Module):
+        def forward(self, x):
+            return linear(x.sub_(0.5).div_(0.25).flatten(1))
+
+    class Apart(nn.Module):
+        def forward(self, x):
+            return linear(((x - 0.5) / 0.25).flatten(1))
+
+    x, y = torch.rand(40, 1, 8, 8), torch.arange(40) % 10
+    before = x.clone()
+    y[:20] = Apart()(x).argmax(1)[:20]
+    found = [clean_accuracy(model, x, y).value for model in (InPlace(), InPlace(), Apart())]
+    assert found[0] == found[1] == found[2] >= 0.5 and torch.equal(x, before)
+    weak = PGD(0.01, 0.005, 3, box=None)
+    draws = (torch.Generator().manual_seed(1) for _ in range(2))
+    robust = [
+        robust_accuracy(model, x, y, weak, generator=draw).value
+        for model, draw in zip((InPlace(), Apart()), draws, strict=True)
+    ]
+    assert robust[0] == robust[1] < found[0] and torch.equal(x, before)

@@ -62,6 +62,9 @@ def described(
     lines = [f'<meta name="description" content="{escape(text)}" />']
     lines += [f'<meta property="{key}" content="{escape(value)}" />' for key, value in tags.items()]
     context["metatags"] = "\n".join([context.get("metatags", ""), *lines])
+    # docutils gives the entries of a bibliography a role that ARIA has given up, in a list
+    body = context.get("body", "")
+    context["body"] = body.replace(' role="doc-biblioentry"', ' role="listitem"')
 
 
 def _first_words(doctree: nodes.document) -> str:

@@ -295,9 +295,9 @@ def test_the_kernels_reach_the_attacks_and_the_compiler(tiny, monkeypatch):
     model, asked = fresh(), {}
     monkeypatch.setattr(torch, "compile", lambda net, **options: asked.update(options) or net)
     for limit, wanted in ((8, 64), (100, 100)):  # PyTorch's own is too low for all the shapes
-        monkeypatch.setattr(torch._dynamo.config, "recompile_limit", limit)
-        assert Kernels(compile="reduce-overhead").model(model) is model
-        assert torch._dynamo.config.recompile_limit == wanted
+        with torch._dynamo.config.patch(recompile_limit=limit):
+            assert Kernels(compile="reduce-overhead").model(model) is model
+            assert torch._dynamo.config.recompile_limit == wanted
     assert asked == {"mode": "reduce-overhead", "dynamic": False}
 
 

@@ -237,9 +237,10 @@ def test_invariances(method):
     )
 
 
+@pytest.mark.parametrize("shift", [0.5, 2.0], ids=["0 in the hull", "0 outside"])
 @pytest.mark.parametrize("method", METHODS)
-def test_certificate_bounds_hold(method):
-    v = vectors(10, 4) + 0.5
+def test_certificate_bounds_hold(method, shift):
+    v = vectors(10, 4) + shift
     best = min_norm_point(gram(v)).weights @ v
     for most in (1, 2, 5, 20):
         got = min_norm_point(gram(v), method=method, tol=0.0, max_iter=most)

@@ -119,14 +119,15 @@ class Rule:
 
     def __post_init__(self) -> None:
         _checks.one_of("name", self.name, RULES)
-        self._keep(
+        _checks.store(
+            self,
             m=_checks.positive_int("m", self.m),
             joint=_checks.flag("joint", self.joint),
             weight_decay=_checks.non_negative("weight_decay", self.weight_decay),
             loss=_checks.function("loss", self.loss),
         )
         if self.normalize is not None:
-            self._keep(normalize=_checks.flag("normalize", self.normalize))
+            _checks.store(self, normalize=_checks.flag("normalize", self.normalize))
         self._check_bundle()
         if self.per_sample:
             self._check_method()
@@ -134,10 +135,6 @@ class Rule:
             self._must_not_have('of a rule that is neither "product" nor joint=False', "method")
             self._must_not_have('without method="chunks"', "chunks")
             self._must_not_have('without method="matrix-free"', "max_iter")
-
-    def _keep(self, **values: Any) -> None:
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
 
     def _must_not_have(self, why: str, name: str) -> None:
         if getattr(self, name) is not None:
@@ -150,7 +147,7 @@ class Rule:
                 f"t={self.t!r} for {self.name!r}"
             )
         if self.t is not None:
-            self._keep(t=_checks.positive("t", self.t))
+            _checks.store(self, t=_checks.positive("t", self.t))
             if self.normalize:
                 raise ValueError(
                     "normalize must not be True for bundle: its step has a length of its own"
@@ -161,16 +158,16 @@ class Rule:
     def _check_method(self) -> None:
         allowed = METHODS if self.name == "product" else ("gram", "chunks")
         method = "chunks" if self.method is None else _checks.one_of("method", self.method, allowed)
-        self._keep(method=method)
+        _checks.store(self, method=method)
         if method != "chunks":
             self._must_not_have('without method="chunks"', "chunks")
         elif self.chunks is not None:
-            self._keep(chunks=_checks.positive_int("chunks", self.chunks))
+            _checks.store(self, chunks=_checks.positive_int("chunks", self.chunks))
         if method != "matrix-free":
             self._must_not_have('without method="matrix-free"', "max_iter")
             return
         steps = STEPS if self.max_iter is None else _checks.positive_int("max_iter", self.max_iter)
-        self._keep(max_iter=steps)
+        _checks.store(self, max_iter=steps)
         if self.weight_decay:
             raise ValueError(
                 "weight_decay must be 0 with matrix-free, which has no columns to put it in: leave "

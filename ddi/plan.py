@@ -84,8 +84,7 @@ class Setting:
         kept["milestones"] = tuple(
             check.finite("milestones", share, 0.0, 1.0, strict=True) for share in self.milestones
         )
-        for name, value in kept.items():
-            object.__setattr__(self, name, value)
+        check.store(self, **kept)
 
     def reached(self, share: float, epoch: int) -> bool:
         """Whether ``epoch``, counted from 0, is at or after that share of the epochs, exactly: of
@@ -116,7 +115,7 @@ class Phase:
         start = check.finite("start", self.start, 0.0, 1.0)
         if start == 1:
             check.refuse("start", "a share of the epochs, at least 0 and less than 1", self.start)
-        object.__setattr__(self, "start", start)
+        check.store(self, start=start)
         check.instance("rule", self.rule, Rule)
         check.function("attack", self.attack)
 

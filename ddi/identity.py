@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from ddi.adversary import Attack
+from ddi.losses import Named
 from ddi.state import eager
 
 __all__ = ["as_table", "differences", "flat", "named", "network"]
@@ -29,10 +30,10 @@ NONE = "none"  # TOML has no null: where None is not the default, this word stan
 def named(thing: Any) -> str:
     """A function or callable object by name, so that equal names mean equal functions.
 
-    Functions of this package and schedules have their own names. Others are named with their
-    module, a partial with its arguments, an object with its plain attributes, and a function or
-    class that a user wrote with a hash of its code, since another of the same name may take its
-    place.
+    Functions of this package, schedules, objectives and penalties have their own names. Others are
+    named with their module, a partial with its arguments, an object with its plain attributes, and
+    a function or class that a user wrote with a hash of its code, since another of the same name
+    may take its place.
     """
     if isinstance(thing, functools.partial):
         values = [_text(v) for v in thing.args] + [
@@ -50,6 +51,8 @@ def named(thing: Any) -> str:
     if isinstance(thing, (type, types.BuiltinFunctionType)):
         return f"{module}.{thing.__qualname__}"
     kind = type(thing)
+    if isinstance(thing, Named) and module.startswith("ddi."):
+        return thing.__name__
     options = ", ".join(f"{k}={_text(v)}" for k, v in sorted(_attributes(thing).items()))
     written = _own_code(thing)
     code = f"#{hashlib.sha256(repr(written).encode()).hexdigest()[:8]}" if written else ""
@@ -138,7 +141,7 @@ def _attributes(thing: Any) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    return named(value) if callable(value) else repr(value)
+    return named(value) if _has_name(value) else repr(value)
 
 
 def _plain(value: Any) -> Any:
@@ -151,7 +154,11 @@ def _plain(value: Any) -> Any:
         return value.item()
     if isinstance(value, (torch.dtype, torch.device)):
         return str(value)
-    return named(value) if callable(value) else value
+    return named(value) if _has_name(value) else value
+
+
+def _has_name(value: Any) -> bool:
+    return callable(value) or isinstance(value, Named)
 
 
 def _own_code(thing: Any) -> list[str]:

@@ -213,8 +213,7 @@ def frank_wolfe(
     k, sample = len(x) * world(), torch.arange(len(x), device=x.device)
 
     def vertex(chosen: Tensor) -> Tensor:
-        row = through.rows()
-        through.gradient(x, chosen, y, k, row)
+        through.gradient(x, chosen, y, k, row := through.rows())
         return total(row) + shift
 
     with frozen(through.model):

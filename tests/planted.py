@@ -143,7 +143,7 @@ PLANTED = [
     F("a bound of 0 proves descent", "danskin", "certify", "bound < 0", "bound <= 0", "danskin.certificate_needs_a_strict_inequality"),
     F("the one-sided quotient is two-sided", "danskin", "one_sided", "_values(phi, theta, direction, t, 0.0)", "_values(phi, theta, direction, t / 2, -t / 2)", "danskin.quotients_at_a_kink"),
     # the product
-    F("per-sample gradients are not divided by k", "product", "product_rows", "through.part_gradients(x + d, y, k, row)", "through.part_gradients(x + d, y, 1, row)", "product.gram_method_is_brute_force_over_all_mixes"),
+    F("per-sample gradients are not divided by k", "product", "product_rows", "through.part_gradients(x, d, y, k, row)", "through.part_gradients(x, d, y, 1, row)", "product.gram_method_is_brute_force_over_all_mixes"),
     F("weights of samples and perturbations are swapped", "product", "product_point", "torch.arange(rows.shape[1]).repeat(len(rows))", "torch.arange(rows.shape[1]).repeat_interleave(len(rows))", "product.gram_method_is_brute_force_over_all_mixes"),
     F("matrix-free goes to the largest slope", "product", "frank_wolfe", "slopes.argmin(0)", "slopes.argmax(0)", "product.matrix_free_starts_from_the_first_restart_and_only_improves"),
     F("matrix-free sets the vertex's weight instead of adding to it", "product", "frank_wolfe", "weights[pick, sample] += step", "weights[pick, sample] = step", "product.what_the_line_search_proves_is_true"),
@@ -191,7 +191,7 @@ PLANTED = [
     F("the clean logits of TRADES have no gradient", "objectives", "TRADES.inner", "divergence(clean, model(x + delta))", "divergence(clean.detach(), model(x + delta))", "objectives.an_objective_is_its_formula_and_so_are_its_gradients"),
     F("the divergence is the other way round", "objectives", "divergence", "p.exp() * (p - q)", "q.exp() * (q - p)", "objectives.an_objective_is_its_formula_and_so_are_its_gradients"),
     F("MART's doubt is that at the perturbed image", "objectives", "MART.inner", "boosted(moved, y) + self.beta * doubt * divergence(clean, moved)", "boosted(moved, y) - self.beta * torch.expm1(-cross_entropy(moved, y)) * divergence(clean, moved)", "objectives.an_objective_is_its_formula_and_so_are_its_gradients"),
-    F("the clean logits are computed in every step of an attack", "losses", "inner", "return lambda delta: _one_each(values_of(delta), len(x))", "return lambda delta: _one_each(loss.inner(model, x, y)(delta), len(x))", "objectives.clean_logits_are_computed_once_an_attack"),
+    F("the clean logits are computed in every step of an attack", "losses", "", "return lambda delta: _one_each(values_of(delta), len(x))", "return lambda delta: _one_each(loss.inner(model, x, y)(delta), len(x))", "objectives.clean_logits_are_computed_once_an_attack"),
     F("BETA keeps the weakest of its rivals", "beta", "BETA._ascend", "torch.cat(margins).view(rivals.shape).argmax(0)", "torch.cat(margins).view(rivals.shape).argmin(0)", "objectives.beta_is_the_best_of_the_targeted_attacks"),
     F("BETA leaves a rival out", "beta", "BETA._ascend", "torch.arange(1, classes, device=y.device)", "torch.arange(1, classes, device=y.device).clamp_max(classes - 2)", "objectives.beta_is_the_best_of_the_targeted_attacks"),
     F("a rule counts an objective as one pass", "descent", "Rule.passes", "self.loss.passes if isinstance(self.loss, Objective) else 1", "1", "objectives.passes_of_objectives_and_penalties_are_counted"),

@@ -17,23 +17,29 @@ RULES = {
     "product-gram": {"m": 2}, "product-chunks": {"m": 2, "method": "chunks", "chunks": 3},
     "product-free": {"m": 2, "method": "matrix-free", "max_iter": 3},
     "product-decay": {"m": 2, "weight_decay": 0.1},
+    "ddi-trades": {"m": 3, "loss": "trades(6)"},
+    "single-elle": {"penalty": "elle(1000)"}, "comb-gradalign": {"m": 3, "penalty": "gradalign(2)"},
+    "product-mart": {"m": 2, "loss": "mart", "penalty": "elle(1000)", "weight_decay": 0.1},
+    "product-free-elle": {"m": 2, "method": "matrix-free", "penalty": "elle(1000)"},
     "bundle": {"m": 3, "t": 0.5}, "bundle-each": {"m": 2, "t": 0.5, "joint": False},
 }  # fmt: skip
 PROGRAM = """
 import sys
 from dataclasses import replace
 import torch
-from ddi import MLP, PGD, Setting, descent_rule, digits, parallel, train
+from ddi import BETA, MLP, PGD, AdaptiveELLE, Rule, Setting, descent_rule, digits, parallel, train
+from ddi.tables import make
 
 def gradients(rules):
     data, found = digits().to(dtype=torch.float64), {}
     torch.manual_seed(0)
     model = MLP(hidden=(8,)).double()
     for name, options in rules.items():
-        rule = descent_rule(name.split("-")[0], **options)
-        draw = torch.Generator().manual_seed(1)
+        rule = make("rule", Rule, {"name": name.split("-")[0]} | options)
         x, y = data.x_train[:20], data.y_train[:20]
-        found[name] = rule(model, x, y, PGD(0.2, 0.1, 2), draw).gradient
+        for attack in (PGD(0.2, 0.1, 2), BETA(0.2, 0.1, 2)):
+            draw = torch.Generator().manual_seed(1)
+            found[f"{name} {attack}"] = rule(model, x, y, attack, draw).gradient
     return found
 
 def buffers():
@@ -48,7 +54,8 @@ def curve(folder):
     model = MLP(hidden=(8,)).double()
     setting = Setting(epochs=2, batch_size=100, augment=True, validation=300, lr=0.1)
     data = digits().to(dtype=torch.float64)
-    return train(model, data, descent_rule("ddi", m=2), PGD(0.1, 0.05, 2), setting, folder)
+    rule = descent_rule("ddi", m=2, penalty=AdaptiveELLE(1e5, 0.5, 0.0))
+    return train(model, data, rule, PGD(0.1, 0.05, 2), setting, folder)
 """
 
 

@@ -858,7 +858,7 @@ for activation, slope in ((torch.nn.functional.relu, 0.0), (torch.nn.functional.
 # One panel an experiment, arms against epochs and against seconds; where nothing is recorded, a sentence says so.
 
 # %% tags=["hide-input"]
-for name in ("figure4-right", "figure5a", "figure5b", "resnet-cpu"):
+for name in ("figure4-right", "figure5a", "figure5b", "resnet-start"):
     if found := ddi.read_records(RESULTS / name):
         asked = found[0].config["setting"]["epochs"]
         device = found[0].provenance["device"]

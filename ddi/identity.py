@@ -42,7 +42,7 @@ def as_table(thing: Any) -> dict[str, Any]:
 
 
 def network(model: nn.Module) -> str:
-    """Hash of a network without its weights: kinds, plain attributes, code and hooks of its modules
+    """Hash of a network without its weights: kinds, plain attributes and code of its modules
     (an activation, a rate of dropout), names, shapes and dtypes of parameters and buffers.
     """
     model = eager(model)

@@ -4,7 +4,8 @@ words (a loss, an attack, the code of a network) gets into records and is compar
 A thing is read down to its values: code, defaults, closures, class attributes, the module globals
 that a function uses, plain attributes, tables, objects without a class of their own (namespaces),
 and tensors by their bytes. Not seen: what code reaches by ``module.name``, ``getattr`` or a file,
-the inside of objects of installed packages, and the state of generators.
+the inside of objects of installed packages, the state of generators, and the hooks of a module
+(most only look on, and a run may go on without them).
 """
 
 import dis
@@ -30,7 +31,6 @@ __all__ = ["Reading", "named"]
 PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), range, slice)
 OPTIONS = (bool, int, float, str, type(None), types.FunctionType, functools.partial)
 NAMED = ("torch", "ddi", "builtins", "typing")  # packages whose classes are known by their names
-HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 BARE = {*vars(nn.Module()), "training"}
 
 
@@ -79,15 +79,13 @@ class Reading:
 
     def written(self, thing: Any, whole: bool = True) -> list[str]:
         """What an object is besides its class's name and its options: what a user wrote for its
-        class, hooks and methods of its own; then all that it holds. Of a module ``whole`` means
+        class, and methods of its own; then all that it holds. Of a module ``whole`` means
         with its parameters, buffers and modules.
         """
         lines = [self.named(kind) for kind in type(thing).__mro__ if self._class_code(kind)]
         held = {k: v for k, v in _held(thing).items() if k not in {*_attributes(thing), *BARE}}
         own = {k: v for k, v in held.items() if callable(v) and not isinstance(v, nn.Module)}
         if isinstance(thing, nn.Module):
-            for name in HOOKS:
-                lines += [f"{name} {self.content(hook)}" for hook in vars(thing)[name].values()]
             if not whole:  # the others are in what a checkpoint holds
                 own |= {k: thing._buffers[k] for k in thing._non_persistent_buffers_set}
             for part in (thing._parameters, thing._buffers, thing._modules) if whole else ():

@@ -43,12 +43,6 @@ def frozen_first(value):
     return model
 
 
-def hooked(scale):
-    model = normalised()
-    model[2].register_forward_hook(lambda module, inputs, output: scale * output)
-    return model
-
-
 def weighted(scale):
     return nn.CrossEntropyLoss(weight=scale * torch.ones(10), reduction="none")
 
@@ -62,7 +56,6 @@ def nearly(scale):
 PAIRS = {  # of networks, attacks or rules that differ in a value
     "Normalize": lambda s: {"model": normalised(0.5 * s)},
     "a frozen layer": lambda s: {"model": frozen_first(s)},
-    "a forward hook": lambda s: {"model": hooked(s)},
     "a loss with weights": lambda s: {"rule": Rule("single", loss=weighted(s))},
     "a loss of an attack": lambda s: {"attack": replace(ATTACK, loss=weighted(s))},
     "a tensor of a partial": lambda s: {"attack": replace(ATTACK, loss=nearly(s))},

@@ -21,6 +21,7 @@ from torch import Tensor
 from ddi._checks import (
     answer,
     batch_of,
+    derivatives,
     finite,
     flag,
     function,
@@ -260,9 +261,7 @@ class _Ascent:
         """Losses, and their gradients in the perturbations."""
         delta = delta.detach().requires_grad_(True)
         values = self._values(delta, first)
-        gradient = None
-        if values.requires_grad:
-            (gradient,) = torch.autograd.grad(values.sum(), delta, allow_unused=True)
+        gradient = derivatives(values.sum(), [delta])[0] if values.requires_grad else None
         if gradient is None:
             raise ValueError(
                 "loss(model(x), y) must be differentiable in x, got one without a path back to the "

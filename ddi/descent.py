@@ -39,7 +39,7 @@ from ddi.parallel import share, total, world
 from ddi.product import (
     METHODS,
     STEPS,
-    check_coupling,
+    check_samples,
     finite,
     finite_gram,
     frank_wolfe,
@@ -235,7 +235,7 @@ class Rule:
         with passes(model, x, y, self.loss) as through:
             self.check_batch(len(x))
             if self.per_sample:
-                check_coupling(model)
+                check_samples(through, x)
             part, generator = share(len(x)), _checks.random_source("generator", generator, x.device)
             deltas = self._perturb(through, x, y, attack, generator, part)
             x, y = x[part], y[part]

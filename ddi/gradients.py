@@ -19,9 +19,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ddi import _checks
 from ddi.losses import Loss
-from ddi.state import Precision, call, eager, trainable
+from ddi.state import Precision, call, draws, eager, frozen, trainable
 
-__all__ = ["Passes", "assign_gradient", "passes"]
+__all__ = ["Passes", "assign_gradient", "leaves_of", "passes"]
 
 
 @contextmanager
@@ -92,13 +92,47 @@ class Passes:
             )
         return values
 
+    def check_one_function(self, images: Tensor) -> None:
+        """Refuse a model that, in eval mode, is not one function of the parameters that
+        :func:`ddi.state.call` gives it: gradients a sample would be of different functions, or miss
+        a part. Seen by one pass.
+
+        Raises:
+            ValueError: if it draws random numbers, or reaches a parameter by another way than as
+                its module's.
+        """
+        model, images = eager(self.model), images[:2].detach().clone()
+        with frozen(model):
+            names = {id(p.requires_grad_()): name for name, p in self.parameters.items()}
+            others = {name: p.requires_grad_() for name, p in self._detached().items()}
+            found: list[Tensor] = []
+
+            def run() -> None:
+                found.append(self.precision.forward(partial(call, model, others), images))
+
+            if draws(model, run):
+                raise ValueError(
+                    "model must draw no random numbers in eval mode for directions a sample, got "
+                    "one that does (a dropout that is always on, noise in forward): each of its "
+                    "passes is of another function"
+                )
+            leaves = leaves_of(_checks.logits(found[0], len(images)))
+        given = set(map(id, others.values()))
+        aside = [names.get(id(leaf), "one of none") for leaf in leaves if id(leaf) not in given]
+        if aside:
+            raise ValueError(
+                "model must reach its trainable tensors as parameters of its modules, got one that "
+                f"reaches {', '.join(sorted(aside))} by another way (a tuple or table, a closure, "
+                "a module in a plain list), which directions a sample would miss"
+            )
+
     def gradient(self, images: Tensor, y: Tensor, k: int, out: Tensor) -> Tensor:
         """Write the gradient of ``1/k`` times the sum of the losses into ``out``; return these."""
         # inside frozen this is undone on leaving; outside they have it already
         parameters = [p.requires_grad_() for p in self.parameters.values()]
         losses = _differentiable(self.losses(images, y))
         total = losses.sum() / k
-        each = torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
+        each = _checks.derivatives(total, parameters, zeros=True)
         for piece, one in zip(torch.split(out, self.sizes), each, strict=True):
             piece.view_as(one).copy_(one)
         return losses.detach()
@@ -182,6 +216,19 @@ def assign_gradient(model: nn.Module, flat: Tensor) -> None:
     for parameter, part in zip(parameters, torch.split(flat.detach(), sizes), strict=True):
         # in the parameter's order in memory, too
         parameter.grad = torch.empty_like(parameter).copy_(part.view_as(parameter))
+
+
+def leaves_of(output: Tensor) -> list[Tensor]:
+    """The trainable tensors that the graph of ``output`` begins with."""
+    found, seen, left = [], set(), [output.grad_fn]
+    while left:
+        node = left.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            left += [following for following, _ in node.next_functions]
+            if (leaf := getattr(node, "variable", None)) is not None:
+                found.append(leaf)
+    return found
 
 
 def _differentiable(losses: Tensor) -> Tensor:

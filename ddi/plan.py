@@ -13,6 +13,7 @@ from ddi.adversary import AttackLike
 from ddi.attacks import PGD
 from ddi.data import Dataset
 from ddi.descent import Rule
+from ddi.gradients import leaves_of
 from ddi.identity import as_table
 from ddi.parallel import share
 from ddi.state import eager, frozen
@@ -203,12 +204,20 @@ def check_plan(setting: Setting, plan: Sequence[Phase], data: Dataset) -> None:
 
 
 def check_model(model: nn.Module, data: Dataset) -> None:
-    """Raise ``ValueError`` unless the network gives the images of ``data`` a logit for each class;
-    it is left as it was.
+    """Raise ``ValueError`` unless the network gives the images of ``data`` a logit for each class,
+    and trains nothing but its parameters (a layer in a plain list would neither be trained nor
+    saved); it is left as it was.
     """
     x = data.x_train[:2].clone()  # a model may normalise in place
-    with torch.random.fork_rng(), frozen(eager(model)), torch.no_grad():
+    with torch.random.fork_rng(), frozen(eager(model)), torch.enable_grad():
         found = check.logits(check.answer(eager(model), x), len(x))
+    if leaves_of(found):  # the parameters have no gradient here
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves_of(found))
+        raise ValueError(
+            "model must hold the trainable tensors that it uses as parameters of its modules, got "
+            f"others of shape {shapes} (a layer in a plain list? one that is not to be trained "
+            "needs requires_grad_(False))"
+        )
     if found.shape[1] < data.classes:
         raise ValueError(
             f"model must have a logit for each of the {data.classes} classes of {data.name}, "

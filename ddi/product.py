@@ -155,7 +155,7 @@ def chunk_gradients(
 def _batch(model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, loss: Loss) -> Iterator[Passes]:
     """The passes, with all arguments checked."""
     with passes(model, x, y, loss) as through:
-        check_coupling(model)
+        check_samples(through, x)
         _checks.float_tensor("deltas", deltas, 3)
         if deltas.shape[1:] != x.shape:
             _checks.refuse("deltas", f"of shape (m, {', '.join(map(str, x.shape))})", deltas)
@@ -260,11 +260,14 @@ def _number(value: Tensor | float) -> float:
     return float(value)
 
 
-def check_coupling(model: nn.Module) -> None:
-    """Refuse a BatchNorm that takes the batch's own statistics in eval mode too."""
-    for name, module in model.named_modules():
+def check_samples(through: Passes, x: Tensor) -> None:
+    """Refuse a model that has no gradient a sample: a BatchNorm that takes the batch's own
+    statistics in eval mode too, noise, parameters that are reached aside.
+    """
+    for name, module in through.model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
             raise ValueError(
                 f"model must have running statistics in its BatchNorm for directions a sample, got "
                 f"{name!r} with track_running_stats=False, which couples the samples"
             )
+    through.check_one_function(x)

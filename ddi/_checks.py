@@ -307,12 +307,16 @@ def network(name: str, value: Any) -> Callable[[Tensor], Any]:
     return value
 
 
-def derivatives(value: Tensor, inputs: Sequence[Tensor], zeros: bool = False) -> Sequence[Any]:
-    """``torch.autograd.grad``, unused inputs allowed (with ``zeros`` as gradients); words where the
-    model checkpoints its activations in the way that allows ``.backward()`` only.
+def derivatives(
+    value: Tensor, inputs: Sequence[Tensor], zeros: bool = False, graph: bool = False
+) -> Sequence[Any]:
+    """``torch.autograd.grad``, unused inputs allowed (with ``zeros`` as gradients), perhaps with a
+    graph of their own; words where the model checkpoints its activations in the way that allows ``.backward()`` only.
     """
     try:
-        return torch.autograd.grad(value, inputs, allow_unused=True, materialize_grads=zeros)
+        return torch.autograd.grad(
+            value, inputs, create_graph=graph, allow_unused=True, materialize_grads=zeros
+        )
     except RuntimeError as error:
         if "use_reentrant" in str(error):
             raise ValueError(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ddi.adversary import Attack
+from ddi.losses import Named
 from ddi.naming import Reading, named
 from ddi.state import eager, frozen
 
@@ -124,4 +125,4 @@ def _plain(value: Any) -> Any:
         return value.item()
     if isinstance(value, (torch.dtype, torch.device)):
         return str(value)
-    return named(value) if callable(value) else value
+    return named(value) if callable(value) or isinstance(value, Named) else value

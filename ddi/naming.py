@@ -26,6 +26,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from ddi.losses import Named
+
 __all__ = ["Reading", "named"]
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), range, slice)
@@ -58,6 +60,8 @@ class Reading:
             return self._method(thing)
         if isinstance(thing, type):
             return _full(thing) + self._class_code(thing)
+        if isinstance(thing, Named) and type(thing).__module__.startswith("ddi."):
+            return thing.__name__
         return self._once(thing, self._named)
 
     def content(self, value: Any) -> str:
@@ -75,7 +79,9 @@ class Reading:
         if isinstance(value, (property, staticmethod, classmethod)):
             inner = (getattr(value, key, None) for key in ("fget", "fset", "__func__"))
             return repr([self.content(function) for function in inner])
-        return self._once(value, self._content) if not callable(value) else self.named(value)
+        if callable(value) or isinstance(value, Named):
+            return self.named(value)
+        return self._once(value, self._content)
 
     def written(self, thing: Any, whole: bool = True) -> list[str]:
         """What an object is besides its class's name and its options: what a user wrote for its
@@ -99,7 +105,7 @@ class Reading:
 
     def text(self, value: Any) -> str:
         """A value as it is written, a callable by its name, anything else by its content."""
-        if callable(value):
+        if callable(value) or isinstance(value, Named):
             return self.named(value)
         return repr(value) if _is_plain(value) else self.content(value)
 

@@ -41,12 +41,12 @@ from ddi.parallel import share, world
 from ddi.product import (
     METHODS,
     STEPS,
-    check_coupling,
     finite,
     finite_gram,
     frank_wolfe,
     product_rows,
 )
+from ddi.samples import check_samples
 from ddi.state import frozen
 
 __all__ = ["RULES", "Rule", "Step", "descent_rule"]
@@ -239,7 +239,7 @@ class Rule:
         with passes(model, x, y, self.loss) as through:
             self.check_batch(len(x))
             if self.per_sample:
-                check_coupling(model)
+                check_samples(through, x)
             part, generator = share(len(x)), _checks.random_source("generator", generator, x.device)
             deltas = self._perturb(through, x, y, attack, generator, part)
             shift = Shift.of(self.weight_decay, self.penalty, attack, x, generator, part)

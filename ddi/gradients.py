@@ -26,7 +26,15 @@ from ddi.parallel import total, world
 from ddi.state import Precision, call, eager, once, trainable
 from ddi.threat import Threat
 
-__all__ = ["Passes", "Shift", "assign_gradient", "columns", "move", "passes", "sound"]
+__all__ = [
+    "Passes",
+    "Shift",
+    "assign_gradient",
+    "columns",
+    "move",
+    "passes",
+    "sound",
+]
 
 
 @contextmanager
@@ -107,7 +115,7 @@ class Passes:
         parameters = [p.requires_grad_() for p in self.parameters.values()]
         found = _differentiable(values())
         total = found.sum() / k
-        each = torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
+        each = _checks.derivatives(total, parameters, zeros=True)
         for piece, one in zip(torch.split(out, self.sizes), each, strict=True):
             piece.view_as(one).copy_(one)
         return found.detach()
@@ -143,7 +151,7 @@ class Passes:
         pieces = (v.reshape(len(out), -1, *v.shape[1:]) for v in (x, delta, y))
         with _plain_kernels():
             every = vmap(grad(value, has_aux=True), in_dims=(None, 0, 0, 0))
-            each, losses = every(self._detached(), *pieces)
+            each, losses = every(self.detached(), *pieces)
         for piece, one in zip(torch.split(out, self.sizes, 1), each.values(), strict=True):
             torch.div(one.flatten(1), k, out=piece)
         return losses.flatten()
@@ -155,7 +163,7 @@ class Passes:
         Raises:
             ValueError: if the model has an operator without forward-mode derivative.
         """
-        parameters = self._detached()
+        parameters = self.detached()
         parts = zip(parameters.items(), torch.split(w, self.sizes), strict=True)
         tangent = {name: part.view_as(p).to(p) for (name, p), part in parts}
         plain = replace(self, precision=replace(self.precision, low=False))
@@ -173,7 +181,8 @@ class Passes:
                 f"forward-mode derivatives, and an operator has none ({_first_line(error)})"
             ) from error
 
-    def _detached(self) -> dict[str, Tensor]:
+    def detached(self) -> dict[str, Tensor]:
+        """The parameters' values, by name, without a graph."""
         return {name: p.detach() for name, p in self.parameters.items()}
 
 

@@ -188,9 +188,7 @@ def rise(values_of: Inner, delta: Tensor, create_graph: bool = False) -> tuple[T
     delta = delta.detach().requires_grad_(True)
     values, gradient = values_of(delta), None
     if values.requires_grad:
-        (gradient,) = torch.autograd.grad(
-            values.sum(), delta, allow_unused=True, create_graph=create_graph
-        )
+        (gradient,) = _checks.derivatives(values.sum(), [delta], graph=create_graph)
     if gradient is None:
         raise ValueError(
             "loss(model(x), y) must be differentiable in x, got one without a path back to the "

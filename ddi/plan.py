@@ -16,6 +16,7 @@ from ddi.descent import Rule
 from ddi.identity import as_table
 from ddi.objectives import Penalty
 from ddi.parallel import share
+from ddi.samples import leaves_of
 from ddi.state import eager, frozen
 
 __all__ = [
@@ -218,11 +219,19 @@ def check_plan(setting: Setting, plan: Sequence[Phase], data: Dataset) -> None:
 
 def check_model(model: nn.Module, data: Dataset) -> int:
     """Number of the network's logits. Raise ``ValueError`` unless it gives the images of ``data``
-    one for each class; it is left as it was.
+    one for each class, and trains nothing but its parameters (a layer in a plain list would
+    neither be trained nor saved); it is left as it was.
     """
     x = data.x_train[:2].clone()  # a model may normalise in place
-    with torch.random.fork_rng(), frozen(eager(model)), torch.no_grad():
+    with torch.random.fork_rng(), frozen(eager(model)), torch.enable_grad():
         found = check.logits(check.answer(eager(model), x), len(x))
+    if leaves_of(found):  # the parameters have no gradient here
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves_of(found))
+        raise ValueError(
+            "model must hold the trainable tensors that it uses as parameters of its modules, got "
+            f"others of shape {shapes} (a layer in a plain list? one that is not to be trained "
+            "needs requires_grad_(False))"
+        )
     if found.shape[1] < data.classes:
         raise ValueError(
             f"model must have a logit for each of the {data.classes} classes of {data.name}, "

@@ -24,6 +24,7 @@ from ddi.danskin import products
 from ddi.gradients import Passes, passes
 from ddi.losses import LossLike, cross_entropy
 from ddi.parallel import gather, rank, total, world
+from ddi.samples import check_samples
 from ddi.solver import min_norm_product
 from ddi.state import frozen
 
@@ -162,7 +163,7 @@ def _batch(
 ) -> Iterator[Passes]:
     """The passes, with all arguments checked."""
     with passes(model, x, y, loss) as through:
-        check_coupling(model)
+        check_samples(through, x)
         _checks.float_tensor("deltas", deltas, 3)
         if deltas.shape[1:] != x.shape:
             _checks.refuse("deltas", f"of shape (m, {', '.join(map(str, x.shape))})", deltas)
@@ -265,13 +266,3 @@ def _number(value: Tensor | float) -> float:
     if not math.isfinite(value):
         raise FloatingPointError("the gradient is not finite")
     return float(value)
-
-
-def check_coupling(model: nn.Module) -> None:
-    """Refuse a BatchNorm that takes the batch's own statistics in eval mode too."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
-            raise ValueError(
-                f"model must have running statistics in its BatchNorm for directions a sample, got "
-                f"{name!r} with track_running_stats=False, which couples the samples"
-            )

@@ -27,7 +27,7 @@ from ddi.data import Dataset, crop_and_flip
 from ddi.descent import Rule
 from ddi.evaluate import clean_accuracy, robust_accuracy
 from ddi.gradients import assign_gradient, sound
-from ddi.identity import flat, network
+from ddi.identity import constants, flat, network
 from ddi.parallel import average_buffers, on_first, rank, sent
 from ddi.plan import (
     Phase,
@@ -107,6 +107,7 @@ def train(
     config = config_of(setting, plan, evaluation) | own | words.table("about", about or {})
     source = provenance(data, data.x_train.device, data.x_train.dtype)
     source["network"] = network(model)
+    source["constants"] = constants(model, data.x_train[:2])
     source["frozen"] = [n for n, p in eager(model).named_parameters() if not p.requires_grad]
     run = flat(config) | flat({key: source[key] for key in DECIDES})
     record = on_first(lambda: RunWriter(folder, config, source, tensorboard))

@@ -257,7 +257,7 @@ PLANTED = [
     F("every process takes the same samples", "parallel", "share", "slice(rank() * size, (rank() + 1) * size)", "slice(0, size)", "parallel.a_batch_that_cannot_be_shared_is_refused"),
     F("a batch that cannot be shared is cut silently", "parallel", "share", "count % world()", "False", "parallel.a_batch_that_cannot_be_shared_is_refused"),
     F("running statistics of the processes are summed", "parallel", "average_buffers", "buffer.div_(world())", "buffer", "parallel.two_processes_are_one"),
-    F("a network's own code is not in its identity", "identity", "network", "_own_code(module)", "[]", "trainer.all_that_decides_a_network_of_ones_own_is_in_its_identity"),
+    F("a network's own code is not in its identity", "identity", "network", "reading.written(module, whole=False)", "[]", "trainer.all_that_decides_a_network_of_ones_own_is_in_its_identity"),
     # figures and benchmarks
     F("seeds are not cut to the shortest", "plots", "curves", "min(len(record.metrics[y]) for record in arms[arm])", "max(len(record.metrics[y]) for record in arms[arm])", "plots.seeds_are_cut_to_the_shortest_and_records_without_rows_passed_over"),
     F("the band is on one side", "plots", "curves", "mean - spread", "mean", "plots.curves_are_means_with_a_standard_deviation"),

@@ -204,7 +204,7 @@ def test_mart_is_finite_where_the_rival_is_all_but_certain():
 def test_kl_does_not_move_from_zero_and_moves_from_a_random_start():
     """Its value and gradient are 0 there: raw steps stay, up to rounding."""
     model, x, y = problem()
-    still = PGA(0.3, 1.0, 5, random_start=False, loss=KL())(model, x, y)
+    still = PGA(0.3, 1.0, 1, random_start=False, loss=KL())(model, x, y)
     assert still.abs().max() < 1e-12
     start = PGA(0.3, 0.0, 1, loss=KL())(model, x, y, drawn())
     moved = PGA(0.3, 1.0, 5, loss=KL())(model, x, y, drawn())

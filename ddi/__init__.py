@@ -46,13 +46,13 @@ from ddi.record import Record, RunWriter, provenance, read_record, read_records
 from ddi.simplices import project_simplex
 from ddi.solver import MinNormPoint, bundle, min_norm_point, min_norm_product
 from ddi.state import frozen
-from ddi.threat import L2, LInf, Threat, threat_model
+from ddi.threat import L1, L2, LInf, Threat, threat_model
 from ddi.trainer import Phase, Setting, train
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "FAST", "FGSM", "L2", "MLP", "PGA", "PGD", "RULES", "Accuracy", "Attack", "Certificate",
+    "FAST", "FGSM", "L1", "L2", "MLP", "PGA", "PGD", "RULES", "Accuracy", "Attack", "Certificate",
     "Dataset", "LInf", "MinNormPoint", "Normalize", "Phase", "ProductPoint", "Record", "ResNet18",
     "Rule", "Run", "RunWriter", "Setting", "SmallNet", "SteepestDescent", "Step", "Threat",
     "as_attack", "assign_gradient", "autoattack_accuracy", "bundle", "certify", "chunk_gradients",

@@ -103,7 +103,7 @@ PLANTED = [
     F("the best iterate is the weakest", "attacks", "_better", "values > best", "values < best", "attacks.best_iterate_is_never_worse_than_the_last_or_the_start"),
     F("the last iterate is not considered for the best", "attacks", "_Ascent.run", "_better(self._values(delta), delta, best, kept)[1]", "kept", "attacks.best_iterate_is_never_worse_than_the_last_or_the_start"),
     F("the schedule counts from 0", "attacks", "_Ascent.run", "attack.schedule(step)", "attack.schedule(step - 1)", "attacks.schedule_scales_the_steps"),
-    F("PGA takes unit steps", "attacks", "PGA.direction", "return gradient", "return self.threat.steepest(gradient)", "attacks.pga_adds_alpha_times_the_gradient"),
+    F("PGA takes unit steps", "attacks", "PGA.step", "return size * gradient", "return size * self.threat.steepest(gradient)", "attacks.pga_adds_alpha_times_the_gradient"),
     F("the bound of the pieces of a batch is ignored", "attacks", "PGD._attack", "-(-len(many) // (chunk or len(many)))", "1", "attacks.restarts_are_single_calls_from_the_starts_of_one_draw"),
     F("a part of the batch draws its own random starts alone", "attacks", "PGD._attack", "self._start(every, generator).view(m, *x.shape)[:, part].flatten(0, 1)", "self._start(part_of(x, part).repeat(m, *[1] * (x.ndim - 1)), generator)", "attacks.restarts_are_single_calls_from_the_starts_of_one_draw"),
     F("the labels of restarts are in another order than the images", "attacks", "PGD._attack", "y.repeat(m, *[1] * (y.ndim - 1))", "y.repeat_interleave(m, 0)", "attacks.restarts_are_single_calls_from_the_starts_of_one_draw"),

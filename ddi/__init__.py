@@ -43,6 +43,7 @@ from ddi.product import (
     sample_losses,
 )
 from ddi.record import Record, RunWriter, provenance, read_record, read_records
+from ddi.sharpness import SAM, SAMPa
 from ddi.simplices import project_simplex
 from ddi.solver import MinNormPoint, bundle, min_norm_point, min_norm_product
 from ddi.state import frozen
@@ -52,9 +53,9 @@ from ddi.trainer import Phase, Setting, train
 __version__ = "0.1.0"
 
 __all__ = [
-    "FAST", "FGSM", "L2", "MLP", "PGA", "PGD", "RULES", "Accuracy", "Attack", "Certificate",
+    "FAST", "FGSM", "L2", "MLP", "PGA", "PGD", "RULES", "SAM", "Accuracy", "Attack", "Certificate",
     "Dataset", "LInf", "MinNormPoint", "Normalize", "Phase", "ProductPoint", "Record", "ResNet18",
-    "Rule", "Run", "RunWriter", "Setting", "SmallNet", "SteepestDescent", "Step", "Threat",
+    "Rule", "Run", "RunWriter", "SAMPa", "Setting", "SmallNet", "SteepestDescent", "Step", "Threat",
     "as_attack", "assign_gradient", "autoattack_accuracy", "bundle", "certify", "chunk_gradients",
     "cifar10", "clean_accuracy", "crop_and_flip", "cross_entropy", "descent_rule", "digits",
     "directional_derivative", "frozen", "gram_matrix", "inverse_time", "load_data", "margin_loss",

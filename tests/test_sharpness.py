@@ -4,6 +4,7 @@ nothing of the model is left moved.
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -465,6 +466,25 @@ def test_an_experiment_names_them_and_a_record_is_such_a_file(tmp_path):
     assert flat(as_table(again.rule)) == flat(as_table(run.rule))
     with pytest.raises(FileExistsError):  # it is known to be that run
         again.train(digits(), tmp_path / "out")
+
+
+def test_the_lecture_s_experiment_runs_on_digits_by_the_overrides_that_it_names(tmp_path):
+    """At tiny size: every arm ends with a record, of clean training, with the passes it says."""
+    path = Path(__file__).parents[1] / "experiments" / "sam.toml"
+    named = path.read_text(encoding="utf-8").partition("sam.toml ")[2].partition("\n\n")[0]
+    words = [word for word in named.replace("#", " ").split() if word != "seeds=1"]
+    assert "data=digits" in words and any(w.startswith("setting.epochs=") for w in words)
+    tiny = [*words, "setting.epochs=2", "setting.epoch_steps=3", "setting.evaluate_every=2"]
+    runs = {run.arm: run for run in ddi.read_experiment(path, tiny, seeds=1)}
+    assert list(runs) == ["sgd", "sgd-normalised", "sgd-long", "sam", "sampa"]
+    assert runs["sampa"].rule == SAMPa(descent_rule("single"), rho=0.1, lam=0.2, t=0.1)
+    full = {run.arm: run.setting.epochs for run in ddi.read_experiment(path)}
+    assert full["sgd-long"] == 2 * full["sam"] == 2 * full["sgd"]
+    for arm, run in runs.items():
+        run.train(digits(), tmp_path)
+        record = read_record(run.folder(tmp_path))
+        assert record.complete and record.metrics["robust"][-1] == record.metrics["clean"][-1]
+        assert record.metrics["passes"][-1] == 6 * (4 if arm in ("sam", "sampa") else 2)
 
 
 def test_displaced_is_over_the_trainable_parameters():

@@ -7,9 +7,9 @@ out for validation. The 397 test images have their own labels, and nothing is ch
 arm trains a network 64-256-10 (CELU) by SGD without momentum and weight decay, 100 epochs of
 batches of 50, at each learning rate of the same grid, on four seeds (weights, split, noise,
 batches). The arms see the same batches. ``normalised`` is the control that has SGD's direction and
-a step of fixed length. ``results/memorise/<arm>.json`` holds, for each run, the accuracy on the test
-images, on the validation images and on the training images (both by their given labels), after
-every second epoch. A record that is complete is kept.
+a step of fixed length. ``results/memorise/<arm>.json`` holds, for each run, the accuracy on the
+test images, on the validation images and on the training images (both by their given labels),
+after every second epoch. A record that is complete is kept.
 """
 
 import json

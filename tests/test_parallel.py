@@ -22,24 +22,26 @@ RULES = {
     "product-mart": {"m": 2, "loss": "mart", "penalty": "elle(1000)", "weight_decay": 0.1},
     "product-free-elle": {"m": 2, "method": "matrix-free", "penalty": "elle(1000)"},
     "bundle": {"m": 3, "t": 0.5}, "bundle-each": {"m": 2, "t": 0.5, "joint": False},
+    "single-sam": {"rho": 0.3}, "ddi-sampa": {"m": 2, "rho": 0.3, "lam": 0.2, "t": 0.1},
 }  # fmt: skip
 PROGRAM = """
 import sys
 from dataclasses import replace
 import torch
-from ddi import BETA, MLP, PGD, AdaptiveELLE, Rule, Setting, descent_rule, digits, parallel, train
-from ddi.tables import make
+from ddi import BETA, MLP, PGD, Setting, digits, parallel, train
+from ddi.tables import rule_of
 
 def gradients(rules):
     data, found = digits().to(dtype=torch.float64), {}
     torch.manual_seed(0)
     model = MLP(hidden=(8,)).double()
     for name, options in rules.items():
-        rule = make("rule", Rule, {"name": name.split("-")[0]} | options)
+        rule = rule_of(name, {"name": name.split("-")[0]} | options, 0.1)
         x, y = data.x_train[:20], data.y_train[:20]
         for attack in (PGD(0.2, 0.1, 2), BETA(0.2, 0.1, 2)):
             draw = torch.Generator().manual_seed(1)
-            found[f"{name} {attack}"] = rule(model, x, y, attack, draw).gradient
+            for half in (x, x.flip(0)) if "rho" in options else (x,):  # the second SAMPa remembers
+                found[f"{name} {attack}"] = rule(model, half, y, attack, draw).gradient
     return found
 
 def buffers():
@@ -54,7 +56,7 @@ def curve(folder):
     model = MLP(hidden=(8,)).double()
     setting = Setting(epochs=2, batch_size=100, augment=True, validation=300, lr=0.1)
     data = digits().to(dtype=torch.float64)
-    rule = descent_rule("ddi", m=2, penalty=AdaptiveELLE(1e5, 0.5, 0.0))
+    rule = rule_of("rule", {"name": "ddi", "m": 2, "penalty": "elle-a(1e5, 0.5, 0)"}, 0.1)
     return train(model, data, rule, PGD(0.1, 0.05, 2), setting, folder)
 """
 

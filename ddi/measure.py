@@ -61,10 +61,7 @@ def evaluate_run(
     model = _model(record, data, network_table).to(device, dtype)
     _check_network(record, model, data.name)
     evaluation: Any = attack_of("evaluation", record.config.get("evaluation", {}))
-    named = {_label(evaluation, {}, restarts): evaluation}
-    for table in (_inline("attack", text) for text in attacks):
-        attack = attack_of("attack", default_attack(evaluation, table))
-        named[_label(attack, table, restarts)] = attack
+    named = _named(evaluation, [_inline("attack", text) for text in attacks], restarts)
     x, y = data.x_test[:n], data.y_test[:n]
     source, draw = provenance(data, device, dtype), torch.Generator(device)
     for weights in ("best", "last") if which == "both" else (which,):
@@ -87,10 +84,15 @@ def evaluate_run(
             note("AutoAttack", found)
 
 
-def _label(attack: Any, table: dict[str, Any], restarts: int) -> str:
-    """``PGD-20x1``, and what else was said of it."""
-    said = [f"{k}={v}" for k, v in sorted(table.items()) if k not in ("kind", "steps")]
-    return " ".join([f"{type(attack).__name__}-{attack.steps}x{restarts}", *said])
+def _named(evaluation: Any, tables: list[dict[str, Any]], restarts: int) -> dict[str, Any]:
+    """The attacks, the run's own first, by a name: ``PGD-20x1``, and what else was said of it."""
+    named = {f"{type(evaluation).__name__}-{evaluation.steps}x{restarts}": evaluation}
+    for table in tables:
+        attack: Any = attack_of("attack", default_attack(evaluation, table))
+        said = [f"{k}={v}" for k, v in sorted(table.items()) if k not in ("kind", "steps")]
+        name = f"{type(attack).__name__}-{attack.steps}x{restarts}"
+        named[" ".join([name, *said])] = attack
+    return named
 
 
 def _inline(name: str, given: str) -> dict[str, Any]:

@@ -222,7 +222,7 @@ PLANTED = [
     F("matrix-free forgets the shift", "descent", "Rule._matrix_free", "frank_wolfe(through, x, y, deltas, 1e-06, self.max_iter, certify=False, shift=row)", "frank_wolfe(through, x, y, deltas, 1e-06, self.max_iter, certify=False)", "objectives.a_penalty_shifts_every_column_by_its_gradient"),
     F("a penalty's passes move the statistics", "gradients", "columns", "if shift.penalty is not None:\n    again()", "pass", "objectives.what_passes_move_moves_once_with_objectives_and_penalties"),
     F("ELLE-A's weight is kept where nothing jumps", "objectives", "AdaptiveELLE.weigh", "self.decay * s['weight']", "s['weight']", "objectives.the_adaptive_weight_jumps_and_fades"),
-    F("the state of a penalty is not in the checkpoint", "trainer", "_Training.load_state_dict", "penalty.load_state_dict(held)", "pass", "objectives.a_run_with_the_adaptive_weight_goes_on_bit_for_bit"),
+    F("the state of a penalty is not in the checkpoint", "plan", "", "rule.penalty.load_state_dict(held)", "pass", "objectives.a_run_with_the_adaptive_weight_goes_on_bit_for_bit"),
     F("a penalty keeps its state from run to run", "plan", "_fresh", "penalty.fresh()", "penalty", "objectives.the_same_rule_begins_every_run_afresh"),
     # training
     F("the learning rate never falls", "plan", "Setting.lr_at", "self.reached(share, epoch)", "False", "trainer.learning_rate_schedule"),
@@ -272,7 +272,7 @@ PLANTED = [
     F("a run that diverges stops the sweep", "commands", "_one_run", "FloatingPointError", "ZeroDivisionError", "experiment.a_run_that_diverges_does_not_stop_the_others"),
     F("run --checkpoint-every is ignored", "__main__", "_run", "options.checkpoint_every", "None", "experiment.options_reach_train"),
     F("evaluate --data is ignored", "__main__", "_evaluate", "options.data", "None", "experiment.evaluate_keeps_other_measurements_and_uses_its_options"),
-    F("evaluate --restarts is ignored", "measure", "evaluate_run", "robust_accuracy(model, x, y, evaluation, restarts, draw.manual_seed(0), None, True)", "robust_accuracy(model, x, y, evaluation, 1, draw.manual_seed(0), None, True)", "experiment.evaluate_keeps_other_measurements_and_uses_its_options"),
+    F("evaluate --restarts is ignored", "measure", "evaluate_run", "robust_accuracy(model, x, y, attack, restarts, draw, None, True)", "robust_accuracy(model, x, y, attack, 1, draw, None, True)", "experiment.evaluate_keeps_other_measurements_and_uses_its_options"),
     F("a new evaluation erases all others", "measure", "evaluate_run", "[e for e in kept if any(e.get(k) != entry.get(k) for k in SAME)]", "[]", "experiment.evaluate_keeps_other_measurements_and_uses_its_options"),
     F("the standard error in test.json is the accuracy", "measure", "_entry", "accuracy.standard_error", "accuracy.value", "experiment.from_the_command_line_to_records_a_plot_and_test_accuracy"),
     # several processes

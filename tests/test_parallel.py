@@ -41,7 +41,7 @@ def gradients(rules):
         for attack in (PGD(0.2, 0.1, 2), BETA(0.2, 0.1, 2)):
             draw = torch.Generator().manual_seed(1)
             for half in (x, x.flip(0)) if "rho" in options else (x,):  # the second SAMPa remembers
-                found[f"{name} {attack}"] = rule(model, half, y, attack, draw).gradient
+                found[f"{name} {type(attack).__name__}"] = rule(model, half, y, attack, draw).gradient
     return found
 
 def buffers():

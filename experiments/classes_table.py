@@ -72,21 +72,25 @@ def front_value(records: Records, names: list[str]) -> Array:
     return np.asarray(np.mean(values, 0))
 
 
-def front_pooled(records: Records, names: list[str], without: int | None = None) -> float:
-    """F with the pooled worst class in place of the mean over seeds of each seed's worst."""
-    values = []
-    for mix, name in zip(MIXES, front(records, names), strict=True):
+def front_pooled(records: Records, chosen: list[str], without: int | None = None) -> float:
+    """F of the cells of :func:`front`, with the pooled worst class in place of each seed's."""
+    values = {}
+    for name in set(chosen):
         a = np.delete(average(records[name]), [] if without is None else without).mean()
-        values.append((1 - mix) * pooled(records[name], without=without).min() + mix * a)
-    return float(np.mean(values))
+        values[name] = pooled(records[name], without=without).min(), a
+    mixed = [
+        (1 - mix) * values[n][0] + mix * values[n][1] for mix, n in zip(MIXES, chosen, strict=True)
+    ]
+    return float(np.mean(mixed))
 
 
 def pooled_gap(records: Records, method: str, rival: str) -> tuple[float, float, float]:
     """Difference of two methods' pooled front values, with a 95 % jackknife interval over seeds."""
     count = len(records[BASE]["seeds"])
+    chosen = [front(records, family(records, m)) for m in (method, rival)]
     ours, theirs = (
-        np.array([front_pooled(records, family(records, m), k) for k in (None, *range(count))])
-        for m in (method, rival)
+        np.array([front_pooled(records, names, k) for k in (None, *range(count))])
+        for names in chosen
     )
     full, *rest = ours - theirs
     error = np.sqrt((count - 1) * np.var(rest))

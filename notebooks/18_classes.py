@@ -110,7 +110,7 @@ for name in ("balanced", "bundle-0.5", "minnorm"):
         annotation_clip=False,
     )
 ax.set_xticks(range(C), order)
-ax.set(xlabel="class, in the order of balanced training", ylabel="robust accuracy", ylim=(0, 1))
+ax.set(xlabel="class, in the order of balanced training", ylabel="robust accuracy", ylim=(-0.03, 1))
 plt.show()
 
 # %% [markdown]
@@ -430,7 +430,7 @@ excess = torch.stack([φ_circle(point) / φ_circle(centre) - 1 for point in insi
 assert (excess > 0).all() and (excess > 0.1).double().mean() > 0.5
 
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-18-circle", "caption": "Least norm stops at the edge of the hull; the bundle goes to the centre of the smallest circle. Six classes in the plane, each wants its own place (dots). From one start: least norm, bundle steps of t = 0.2, and steps against the worst class alone."}, "image": {"alt": "Six dots, the polygon around them and the smallest circle around all. Three paths from a start outside. The path of least norm ends on the polygon's edge, far from the centre of the circle. The path of the bundle ends at the centre. The path of the worst class reaches the centre's neighbourhood and jumps to and fro there."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-18-circle", "caption": "Least norm stops where it meets the hull (grey); the bundle goes to the centre of the smallest circle. Six classes in the plane, each wants its own place (dots). From one start: least norm, bundle steps of t = 0.2, and steps against the worst class alone."}, "image": {"alt": "Six dots, the polygon around them and the smallest circle around all. Three paths from a start outside. The path of least norm ends on the polygon's boundary, at the place of one class and far from the centre of the circle. The path of the bundle ends at the centre. The path of the worst class reaches the centre's neighbourhood and jumps to and fro there."}}
 def path(rule, steps):
     """Places on the way from the start by steps of θ - rule(θ)."""
     on = [torch.tensor([2.6, 1.5])]
@@ -459,7 +459,7 @@ for method, text in (("PGD", "worst class alone"), ("DDi", "least norm"), ("bund
     ax.plot(*ways[method].T, **(plots.METHODS[method] | {"label": text, "markersize": 5}))
 ax.plot(*centre, "*", color="#F0E442", markeredgecolor="black", markersize=15, zorder=5)
 ax.set(aspect="equal")
-ax.legend(loc="upper left")
+ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=3)
 ax.grid(False)
 plt.show()
 
@@ -612,7 +612,9 @@ for ax, (eps, records) in zip(axes, every.items(), strict=True):
     ax.errorbar(a, w, [w - bars[1], bars[2] - w], **style, zorder=4)
     for t, place in zip(sorted(classes.BUNDLE), zip(a, w, strict=True), strict=True):
         ax.annotate(f"{t:g}", place, (7, -4), textcoords="offset points", fontsize=10)
-    ax.plot(*where(records, ["balanced"]), "o", color=plots.METHODS["PGD"]["color"], ms=10)
+    ax.plot(
+        *where(records, ["balanced"]), "o", color=plots.METHODS["PGD"]["color"], ms=10, zorder=6
+    )
     ax.set(ylabel=f"worst class, ε = {eps}", xlabel="average")
 handles = [plt.Line2D([], [], color=c, marker=m, linestyle="") for c, m, _ in RIVALS.values()]
 texts = [text for *_, text in RIVALS.values()]
@@ -674,7 +676,7 @@ for (rival, eps), gap in pooled_gaps.items():
 # *Tilt* solves the bundle's problem with an entropy where the bundle has the gradients, and it is clearly behind; so is CVaR. Six images say little about a class, and a rule that trusts the losses of one batch chases noise. CFOL and Hedge remember, over hundreds of steps. The bundle remembers nothing: what holds it back from the class that merely looks worst is the Gram matrix. For a rule without memory, then, the inner products were worth as much as memory is. (Why, we did not test. And a rule with both was no part of the design.)
 #
 # (check-18-11)=
-# **Check 18.11** *(what $t$ does).* At both ε, from $t = 2$ to $0.5$ the worst class rises, by more than 0.02 (95 % intervals above 0), and from $0.5$ to $0.1$ the average falls by more than 0.01 (intervals below 0), and the worst class does not rise. With $t = 1$ against balanced batches the worst class is better and the average equivalent within ± 0.01.
+# **Check 18.11** *(what $t$ does).* At both ε, from $t = 2$ to $0.5$ the worst class rises, by more than 0.02 (95 % intervals above 0), and from $0.5$ to $0.1$ the average falls by more than 0.01 (intervals below 0), and the worst class does not rise. With $t = 1$ against balanced batches the worst class is better and the average equivalent within ± 0.01. Each method's strictest cell has a lower average than balanced batches at ε = 0.15, by less than 0.06, or an equivalent one.
 
 
 # %%
@@ -698,6 +700,15 @@ for eps, records in every.items():
     assert table.equivalent(both[0] - both[1], 0.01) < 0.05
     print(f"ε = {eps:4}: t = 1, worst class {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
 
+# %%
+balanced = table.average(main["balanced"])
+for method in table.METHODS:
+    strictest = table.strict(main, table.family(main, method))
+    cost = balanced - table.average(main[strictest])
+    assert cost.mean() < 0.06
+    assert table.interval(cost)[1] > 0 or table.equivalent(cost, 0.01) < 0.05
+    print(f"{strictest:15} costs {cost.mean():.3f} of the average")
+
 # %% [markdown]
 # At the strict end the numbers lean the other way. The best worst class of all, on validation, is Hedge's or CFOL's; at ε = 0.15 Hedge's is above the bundle's by 0.016, the bundle's average above Hedge's by 0.024. The design said that these intervals are not adjusted; `experiments/classes.md` has them all.
 #
@@ -716,7 +727,7 @@ moved = {n: np.abs(np.diff(w[20:], axis=0)).mean() for n, w in course_of.items()
 calm = max(moved["hedge-0.02"], moved["cfol-0.0005-0.5"])
 assert min(moved["bundle-0.5"], moved["tilt-0.5"]) > 5 * calm
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-18-odds", "caption": "Hedge and CFOL learn the odds once; bundle and tilt decide anew at every batch, and agree with them on average. Weights of the classes over training (CFOL: the odds it draws by), first seed, ε = 0.15; rows in the order of balanced training, hardest on top."}, "image": {"alt": "Four heat maps of class weights against the training step. Hedge and CFOL: after some hundred steps smooth horizontal bands, bright in the rows of classes 8, 9, 3 and 1. Bundle and tilt: the same rows are brighter on average, but every column looks different."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-18-odds", "caption": "Hedge and CFOL learn the odds once; bundle and tilt decide anew at every batch, and favour the same classes on average. Weights of the classes over training (CFOL: the odds it draws by), first seed, ε = 0.15; rows in the order of balanced training, hardest on top."}, "image": {"alt": "Four heat maps of class weights against the training step. Hedge and CFOL: after some hundred steps smooth horizontal bands, bright in the rows of classes 8, 9, 3 and 1. Bundle and tilt: the same rows are brighter on average, but every column looks different."}}
 # NBVAL_IGNORE_OUTPUT
 fig, axes = plt.subplots(4, 1, figsize=(6.4, 8.6), sharex=True)
 for ax, (name, text) in zip(axes, SHOWN.items(), strict=True):

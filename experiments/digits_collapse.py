@@ -32,11 +32,12 @@ than ``fgsm`` where Fisher's exact test, one-sided, gives p < 0.05; arms that di
 level. A network of accuracy under 0.3 on clean images is *dead*, and counted apart.
 
 **Measured** after every second epoch, on the first 200 test images: ``clean``; ``fgsm``: accuracy
-at the FGSM perturbation; ``pgd``: share classified rightly at the image itself, at a random start and at every
-one of the 40 iterates of step eps / 10 that follow; ``misalignment`` and ``elle``: the measures of
-local linearity that GradAlign and ELLE penalise; ``loss_0`` ... ``loss_10``: the mean loss at the
-image plus 0, 0.1, ... 1 of its FGSM perturbation. ``passes``: forward and backward passes of a
-batch in one step, in the parameters or in the images; ``seconds``: of training an epoch, a seed.
+at the FGSM perturbation; ``pgd``: share classified rightly at the image itself, at a random start
+and at every one of the 40 iterates of step eps / 10 that follow; ``misalignment`` and ``elle``: the
+measures of local linearity that GradAlign and ELLE penalise; ``loss_0`` ... ``loss_10``: the mean
+loss at the image plus 0, 0.1, ... 1 of its FGSM perturbation. ``passes``: forward and backward
+passes of a batch in one step, in the parameters or in the images; ``seconds``: of training an
+epoch, a seed.
 
 Writes results/digits-collapse/<arm>-seed<k>/; complete records are kept as they are.
 """

@@ -1,7 +1,7 @@
 """The plan of a run: what the optimiser does, and which rule and attack act when."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -14,7 +14,9 @@ from ddi.attacks import PGD
 from ddi.data import Dataset
 from ddi.descent import Rule
 from ddi.identity import as_table
+from ddi.objectives import Penalty
 from ddi.parallel import share
+from ddi.samples import leaves_of
 from ddi.state import eager, frozen
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "check_plan",
     "config_of",
     "default_evaluation",
+    "penalties",
     "phase_at",
     "whole_plan",
 ]
@@ -127,7 +130,7 @@ def whole_plan(
     evaluation: AttackLike,
     phases: Sequence[Phase],
 ) -> list[Phase]:
-    """All phases of a run, each of its parts of its kind.
+    """All phases of a run, each of its parts of its kind, and penalties as at its beginning.
 
     Raises:
         ValueError: for a part that is something else.
@@ -138,7 +141,19 @@ def whole_plan(
         check.refuse("phases", "a list or tuple of ddi Phase", phases)
     for i, phase in enumerate(phases):
         check.instance(f"phases[{i}]", phase, Phase)
-    return [Phase(0.0, rule, attack), *phases]
+    return [_fresh(phase) for phase in (Phase(0.0, rule, attack), *phases)]
+
+
+def _fresh(phase: Phase) -> Phase:
+    """With a penalty as at the beginning of a run."""
+    penalty = phase.rule.penalty
+    rule = phase.rule if penalty is None else replace(phase.rule, penalty=penalty.fresh())
+    return replace(phase, rule=rule)
+
+
+def penalties(plan: Sequence[Phase]) -> list[Penalty]:
+    """Of the phases that have one."""
+    return [phase.rule.penalty for phase in plan if phase.rule.penalty is not None]
 
 
 def phase_at(plan: Sequence[Phase], setting: Setting, epoch: int) -> Phase:
@@ -202,15 +217,24 @@ def check_plan(setting: Setting, plan: Sequence[Phase], data: Dataset) -> None:
             )
 
 
-def check_model(model: nn.Module, data: Dataset) -> None:
-    """Raise ``ValueError`` unless the network gives the images of ``data`` a logit for each class;
-    it is left as it was.
+def check_model(model: nn.Module, data: Dataset) -> int:
+    """Number of the network's logits. Raise ``ValueError`` unless it gives the images of ``data``
+    one for each class, and trains nothing but its parameters (a layer in a plain list would
+    neither be trained nor saved); it is left as it was.
     """
     x = data.x_train[:2].clone()  # a model may normalise in place
-    with torch.random.fork_rng(), frozen(eager(model)), torch.no_grad():
+    with torch.random.fork_rng(), frozen(eager(model)), torch.enable_grad():
         found = check.logits(check.answer(eager(model), x), len(x))
+    if leaves_of(found):  # the parameters have no gradient here
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves_of(found))
+        raise ValueError(
+            "model must hold the trainable tensors that it uses as parameters of its modules, got "
+            f"others of shape {shapes} (a layer in a plain list? one that is not to be trained "
+            "needs requires_grad_(False))"
+        )
     if found.shape[1] < data.classes:
         raise ValueError(
             f"model must have a logit for each of the {data.classes} classes of {data.name}, "
             f"got {found.shape[1]}"
         )
+    return found.shape[1]

@@ -26,8 +26,8 @@ from ddi.checkpoint import Checkpoints, save_atomically
 from ddi.data import Dataset, crop_and_flip
 from ddi.descent import Rule
 from ddi.evaluate import clean_accuracy, robust_accuracy
-from ddi.gradients import assign_gradient
-from ddi.identity import flat, network
+from ddi.gradients import assign_gradient, sound
+from ddi.identity import constants, flat, network
 from ddi.parallel import average_buffers, on_first, rank, sent
 from ddi.plan import (
     Phase,
@@ -36,6 +36,7 @@ from ddi.plan import (
     check_plan,
     config_of,
     default_evaluation,
+    penalties,
     phase_at,
     whole_plan,
 )
@@ -101,17 +102,18 @@ def train(
     plan = whole_plan(setting, rule, attack, evaluation, phases)
     folder = _checked(model, data, folder, checkpoint_every, progress)
     check_plan(setting, plan, data)
-    check_model(model, data)
+    classes = check_model(model, data)
     own = {"data": data.name, "model": {"name": f"python:{type(eager(model)).__name__}"}}
     config = config_of(setting, plan, evaluation) | own | words.table("about", about or {})
     source = provenance(data, data.x_train.device, data.x_train.dtype)
     source["network"] = network(model)
+    source["constants"] = constants(model, data.x_train[:2])
     source["frozen"] = [n for n, p in eager(model).named_parameters() if not p.requires_grad]
     run = flat(config) | flat({key: source[key] for key in DECIDES})
     record = on_first(lambda: RunWriter(folder, config, source, tensorboard))
     with record or nullcontext(), _own_randomness(data.x_train.device, setting.seed):
         training = _Training(model, data, setting, plan, evaluation, record)
-        training.files = Checkpoints(folder, run)
+        training.files, training.classes = Checkpoints(folder, run), classes
         if (state := sent(on_first(training.files.load))) is not None:
             training.load_state_dict(state)
         training.run(checkpoint_every, progress)
@@ -155,6 +157,7 @@ class _Training:
     """A run under way: all that decides its rest, as one state."""
 
     files: Checkpoints
+    classes: int  # of the model
 
     def __init__(
         self,
@@ -195,6 +198,7 @@ class _Training:
             "attacks": self.attacks.get_state(),
             "torch": torch.random.get_rng_state(),
             "cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
+            "penalties": [penalty.state_dict() for penalty in penalties(self.plan)],
             "at": {f.name: getattr(self.at, f.name) for f in fields(self.at)},
         }
 
@@ -207,6 +211,8 @@ class _Training:
         torch.random.set_rng_state(state["torch"])
         if state["cuda"] is not None:
             torch.cuda.set_rng_state(state["cuda"], self.device)
+        for penalty, held in zip(penalties(self.plan), state.get("penalties", []), strict=False):
+            penalty.load_state_dict(held)
         self.at = _At(**state["at"])
         if self.record is not None:
             self.record.resume(self.at.rows, self.at.seconds)
@@ -276,7 +282,8 @@ class _Training:
         for key, value in ({"train_loss": step.loss} | step.diagnostics).items():
             if key in MEANS:
                 at.sums[key] = at.sums.get(key, 0.0) + value
-        at.passes += rule.passes(attack.passes) if attack.passes else math.nan
+        taken = attack.passes_for(self.classes)
+        at.passes += rule.passes(taken) if taken else math.nan
         at.step += 1
 
     def evaluate(self, rule: Rule) -> None:
@@ -327,22 +334,8 @@ class _Training:
         try:
             yield
         except (ValueError, ArithmeticError, RuntimeError) as error:
-            if not isinstance(error, FloatingPointError) and self.sound(rule, x, y):
+            if not isinstance(error, FloatingPointError) and sound(self.model, rule.loss, x, y):
                 raise
             raise FloatingPointError(
                 f"training is no longer finite in {self.where()}: {error}"
             ) from error
-
-    def sound(self, rule: Rule, x: Tensor, y: Tensor) -> bool:
-        """Whether loss and gradient of the clean images are finite and small enough to square."""
-        if not all(torch.isfinite(p).all() for p in self.model.parameters()):
-            return False
-        weights = list(trainable(eager(self.model)).values())
-        try:
-            with torch.enable_grad():
-                value = rule.loss(eager(self.model)(x), y).mean()
-                gradients = torch.autograd.grad(value, weights, allow_unused=True)
-        except (ValueError, RuntimeError):
-            return True  # another mistake
-        largest = max(float(g.double().norm()) for g in gradients if g is not None)
-        return math.isfinite(value.item()) and largest < 1e18

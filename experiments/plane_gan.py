@@ -1,14 +1,14 @@
 """Wasserstein GANs in the plane: the lecture's algorithm as printed and as meant (chapter 20).
 
-    python experiments/plane_gan.py                  all arms and seeds: about eight minutes of one core
+    python experiments/plane_gan.py                  all arms and seeds: ten minutes of one core
     python experiments/plane_gan.py clip matching    these arms
 
-The data are eight Gaussians on a circle; the generator is a small network of Gaussian noise. An arm
-names how the critic is kept 1-Lipschitz (``critic``) and whether each generator step starts from a
-fresh critic (``restart``, what the printed algorithm says) or from the last one. ``matching`` has no
-critic: it descends the exact distance between the two batches. Each run writes
+The data are eight Gaussians on a circle; the generator is a small network of Gaussian noise. An
+arm names how the critic is kept 1-Lipschitz (``critic``), and whether each generator step starts
+from a fresh critic (``restart``: so the printed algorithm) or from the last one. ``matching`` has
+no critic: it descends the exact distance between the two batches. Each run writes
 results/plane-gan/<arm>-seed<k>/ with a row every 25 generator steps, W1 between 400 fresh samples
-of either law and the number of modes found, and seed 0 also what the pictures need (pictures.npz).
+of either law and the number of modes found; seed 0 also what the pictures need (pictures.npz).
 """
 
 import sys
@@ -204,11 +204,11 @@ def train(config: dict, record: RunWriter) -> dict[str, np.ndarray]:
 
 
 def main(wanted: list[str]) -> None:
-    """All arms that are wanted, three seeds each."""
+    """All arms that are wanted, five seeds each."""
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     source = provenance(None, dtype=torch.float64)
-    for seed in range(3):
+    for seed in range(5):
         for arm in wanted or ARMS:
             folder = RESULTS / f"{arm}-seed{seed}"
             config = {"arm": arm, "seed": seed} | BASE | ARMS[arm]

@@ -58,6 +58,7 @@ import ddi
 from ddi import plots
 from ddi.clone import repository
 
+# %%
 BOOK = repository()
 sys.path.insert(0, str(BOOK / "experiments"))
 import plane_gan as gan  # the record's program: data, critics, training
@@ -73,7 +74,7 @@ REAL, FAKE = "#4D4D4D", "#B2182B"  # the data's points and the generator's
 #
 # Until now the players were weights and perturbations. Here one player is a *probability law*. A generator moves points; a critic, also called discriminator or dual variable, tells them from data. {numref}`fig-20-matching` has the chapter in one picture.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-20-matching", "caption": "One distance, seen twice: an optimal matching (lines) and an optimal critic (levels). Grey: data. Red: generated points. The critic falls along every line with slope exactly one."}, "image": {"alt": "Twenty-four grey points on a ring and twenty-four red points on a disc in its middle, joined in pairs by thin lines that do not cross. Behind them, level curves of a function that is high near the grey points and low in the middle; every line crosses the levels at right angles where it meets a red point."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-20-matching", "caption": "One distance, seen twice: an optimal matching (lines) and an optimal critic (levels). Grey: data. Red: generated points. The critic falls along every line with slope exactly one."}, "image": {"alt": "Twenty-four grey points on a ring and twenty-four red points on a disc in its middle, joined in pairs by thin lines that do not cross. Behind them, level curves of a function that is high near the grey points and low in the middle: a rosette of circles. The lines run down it, from grey to red."}}
 draw = torch.Generator().manual_seed(20)
 j = torch.arange(24) + 0.5
 
@@ -141,7 +142,7 @@ def normal(a):
     """The standard normal density at a (..., p)."""
     return torch.exp(-(a**2).sum(-1) / 2) / (2 * math.pi) ** (a.shape[-1] / 2)
 
-
+# %%
 z = torch.linspace(0.01, 6, 60)
 branch = normal(z.sqrt()[:, None]) / (2 * z.sqrt())  # at ω = +√z
 chi_square = torch.exp(-z / 2) / (2 * math.pi * z).sqrt()
@@ -192,7 +193,7 @@ def primal(x, y, a, b):
     cost = torch.cdist(x, y).flatten().numpy()
     return linprog(cost, A_eq=np.vstack([rows, columns]), b_eq=np.r_[a, b]).fun
 
-
+# %%
 def on_the_line(x, y, a, b):
     """W1 of weighted points on the line: area between distribution functions."""
     at, order = torch.cat([x, y])[:, 0].sort()
@@ -235,7 +236,7 @@ def wasserstein(x, y, q=1):
     cost = torch.cdist(x, y).numpy() ** q
     return cost[linear_sum_assignment(cost)].mean() ** (1 / q)
 
-
+# %%
 for _ in range(40):
     u, v, w = (torch.randn(12, 2, generator=draw) * s for s in (1, 2, 0.5))
     for q in (1, 2):
@@ -311,7 +312,7 @@ def slackest(x, y, partner):
 def W1(y, x=x):
     return gan.matching(x, y)[0]
 
-
+# %%
 leaf = y.clone().requires_grad_()
 (automatic,) = torch.autograd.grad(W1(leaf), leaf)
 formula = (y - x[partner]) / moved[:, None] / 24
@@ -332,7 +333,7 @@ corners = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
 to = [corners - square, corners - square.flip(0)]
 g = torch.stack([(u / u.norm(dim=1, keepdim=True) / 2).flatten() for u in to])
 
-
+# %%
 def tied(y):
     return W1(y.view(2, 2), square)
 
@@ -361,7 +362,7 @@ def upper(a, y, d_y):
     """The largest 1-Lipschitz function with the values d_y at y, at the points a."""
     return (d_y + (a[..., None, :] - y).norm(dim=-1)).amin(-1)
 
-
+# %%
 for critic in (lambda a: lower(a, x, d_x), lambda a: upper(a, y, d_y)):
     assert abs(critic(x).mean() - critic(y).mean() - W) < 1e-7
 angles = torch.arange(12) * math.pi / 6
@@ -410,7 +411,7 @@ def to_uniform(points):
     low, high = edges[:-1] - points.sort(1).values, edges[1:] - points.sort(1).values
     return ((high * high.abs() - low * low.abs()) / 2).sum(1)
 
-
+# %%
 for n in (64, 1024):
     constant = math.sqrt(n) * to_uniform(torch.rand(1000, n, generator=draw)).mean()
     assert abs(constant / (math.sqrt(2 * math.pi) / 8) - 1) < 0.1
@@ -429,6 +430,8 @@ laws = {
     "p = 5": lambda n: torch.rand(n, 5, generator=draw),
 }
 measured = {name: [mean_distance(law, n) for n in SIZES] for name, law in laws.items()}
+
+# %%
 four = torch.rand(4, 5, generator=draw)
 
 
@@ -449,7 +452,7 @@ def at_least(n, p):
     ball = math.pi ** (p / 2) / math.gamma(p / 2 + 1)
     return p / (p + 1) * (n * ball) ** (-1 / p)
 
-
+# %%
 for p in (1, 2, 3, 5):
     middle = (torch.arange(3) + 0.5) / 3
     lattice = torch.cartesian_prod(*[middle] * p).view(-1, p)
@@ -522,10 +525,14 @@ for seed in range(3):
 # %%
 real, fake = gan.ring(256, draw), torch.randn(256, 2, generator=draw) / 2
 W = float(gan.matching(real, fake)[0])
+
+# %%
 angles = torch.arange(360) * math.pi / 180
 u = torch.stack([angles.cos(), angles.sin()], 1)
 gain = (real @ u.T).relu().mean(0) - (fake @ u.T).relu().mean(0)
 moments = torch.stack([u[:, 0] ** 2, u[:, 1] ** 2, u[:, 0] * u[:, 1]]).numpy()
+
+# %%
 solved = linprog(-(gain**2).numpy(), A_eq=moments, b_eq=[1, 1, 0])
 distance, used = math.sqrt(-solved.fun), np.flatnonzero(solved.x > 1e-9)
 most = gain.abs().max()
@@ -552,6 +559,8 @@ for _ in range(300):
     (-reached).backward()
     ascent.step()
 assert 0.95 < reached / distance < 1.001
+
+# %%
 ray = torch.tensor([[0.6, 0.8]])
 for _ in range(100):
     A, v = torch.randn(16, 2, generator=draw), torch.randn(16, 1, generator=draw)
@@ -586,6 +595,8 @@ for _ in range(20):
 KINDS = ("clip 0.1", "clip 0.5", "penalty 0.1", "penalty 10", "spectral")
 KINDS += ("orthogonal", "orthogonal spline", "orthogonal groupsort")
 side = torch.linspace(-3, 3, 61)
+
+# %%
 lattice, table = torch.cartesian_prod(side, side), {}
 for kind in KINDS:
     torch.manual_seed(1)
@@ -612,7 +623,7 @@ assert abs(table["orthogonal groupsort"][1] - 1) < 1e-6
 assert share["orthogonal groupsort"] > 0.9 and share["orthogonal"] < 0.75
 assert share["orthogonal spline"] > share["orthogonal"] + 0.1
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-20-critics", "caption": "What a critic's value is worth. Share of the exact distance after 200 steps: left end, value over the certified constant, a proven lower bound; right end, value over the steepest sampled slope, which proves nothing. Cross: the raw value, where it fits."}, "image": {"alt": "Eight horizontal bars on a scale from 0 to 1.2 with a vertical line at 1. Clipping: bars from 0.3 to 0.75. Penalties: from about 0.25 to 0.95, with one cross beyond 1. Spectral and orthogonal ReLU: short bars near 0.5 to 0.75. Orthogonal with splines or GroupSort: points just below 1."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-20-critics", "caption": "What a critic's value is worth. Share of the exact distance after 200 steps: left end, value over the certified constant, a proven lower bound; right end, value over the steepest sampled slope, which proves nothing. Cross: the raw value, where it fits."}, "image": {"alt": "Eight horizontal bars on a scale from 0 to 1.2 with a vertical line at 1. Clipping: bars from 0.3 to 0.75. Penalties: from about 0.2 and 0.3 to nearly 1, with one cross beyond 1. Spectral and orthogonal ReLU: short bars near 0.5 to 0.75. Orthogonal with splines or GroupSort: points just below 1."}}
 # NBVAL_IGNORE_OUTPUT
 fig, ax = plt.subplots(figsize=(6.4, 3.9))
 ax.axvline(1, color="black", linewidth=1)
@@ -648,11 +659,11 @@ plt.show()
 def objective(d, μ, ν):
     return (μ * d.log() + ν * (1 - d).log()).sum()
 
-
+# %%
 def KL(μ, ν):
     return (μ * (μ / ν).log()).sum()
 
-
+# %%
 θ = torch.randn(6, generator=draw)
 μ, ν = torch.rand(6, generator=draw).softmax(0), θ.softmax(0)
 mid, best = (μ + ν) / 2, μ / (μ + ν)
@@ -665,17 +676,17 @@ def loss(logits):
     d = torch.as_tensor(logits).sigmoid()
     return -objective(d, μ, ν).item(), ((μ + ν) * d - μ).numpy()
 
-
+# %%
 for start in torch.randn(2, 6, generator=draw):
     found = minimize(loss, start.numpy(), jac=True, options={"gtol": 1e-9})
     assert abs(found.fun + objective(best, μ, ν)) < 1e-8
     assert (torch.as_tensor(found.x).sigmoid() - best).abs().max() < 1e-4
 
-
+# %%
 def φ(θ):
     return objective(μ / (μ + θ.softmax(0)), μ, θ.softmax(0))
 
-
+# %%
 leaf = θ.clone().requires_grad_()
 (fixed,) = torch.autograd.grad(objective(best, μ, leaf.softmax(0)), leaf)
 for γ in torch.randn(6, 6, generator=draw):
@@ -730,6 +741,8 @@ for arm in gan.ARMS:
     last = w1[arm][:, -1]
     span = f"{last.min():.2f} to {last.max():.2f}"
     print(f"{arm:22} W1 {span}   modes {sorted(modes[arm])}")
+
+# %%
 pairs = [(gan.ring(400, draw), gan.ring(400, draw)) for _ in range(10)]
 floor = np.mean([wasserstein(*pair) for pair in pairs])
 print(f"{'two samples of data':22} W1 {floor:.1f}")
@@ -748,7 +761,7 @@ assert (more < w1["groupsort-printed"][:, -1]).all()
 assert (more > w1["groupsort"][:, -1]).all() and set(modes["groupsort"]) == {8}
 assert min(v[:, -1].mean() for v in w1.values()) == w1["matching"][:, -1].mean()
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-20-training", "caption": "As meant (top), the critic follows and the points spread over all eight modes; as printed (bottom), a critic that has just been born can only say: over there. GroupSort, one seed. Red: generated points. Green: the critic, high where it sends them."}, "image": {"alt": "Two rows of four panels at 50, 100, 200 and 400 generator steps. Top: red points, first a blob, spread to a ring that covers eight grey dots, over a green landscape whose ridges lie along the ring. Bottom: red points stay in an arc or a few clumps, over a landscape that is a tilted plane with another direction in every panel."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-20-training", "caption": "As meant (top), the critic follows, and the points go to all eight modes. As printed (bottom), a critic that is always new can only tilt the plane, each time another way: the points stay a cloud. GroupSort, one seed. Red: generated points. Green: the critic, high where it sends them."}, "image": {"alt": "Two rows of four panels at 50, 100, 200 and 400 generator steps. Top: red points, first a cloud, gather on a ring through eight crosses, over a green landscape that is low in the middle and has its ridges along the ring. Bottom: the red points remain a wide cloud, over a landscape that is nearly a tilted plane, with another direction in every panel."}}
 def snapshot(ax, arm, t):
     """Generator and critic of seed 0 after t generator steps."""
     with np.load(BOOK / "results" / "plane-gan" / f"{arm}-seed0" / "pictures.npz") as kept:
@@ -806,7 +819,7 @@ def descend_ascend(z, field, h, steps, extra=False):
         path.append(z)
     return torch.stack(path)
 
-
+# %%
 def bilinear(z):
     """(∂/∂a, −∂/∂b) of ab."""
     return torch.stack([z[..., 1], -z[..., 0]], -1)
@@ -862,13 +875,13 @@ f = lambda z: z**2 / 4 - z**4 / 2 + z**6 / 6
 slope = lambda z: z / 2 - 2 * z**3 + z**5
 Φ = lambda a, b: b * (a - 0.45) + f(a) - f(b)
 
-
+# %%
 def game(z):
     """(∂Φ/∂a, −∂Φ/∂b)."""
     a, b = z.unbind(-1)
     return torch.stack([b + slope(a), 0.45 - a + slope(b)], -1)
 
-
+# %%
 starts = torch.tensor([[0.9, 0.6], [-1.0, 0.5], [0.5, -1.0], [0.3, 0.3]])
 paths = {e: descend_ascend(starts, game, 0.05, 4000, e) for e in (False, True)}
 for path in paths.values():
@@ -885,6 +898,8 @@ for _ in range(60):  # Newton's method from everywhere, in short steps
     J = torch.diag_embed(curve) + torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
     step = torch.linalg.solve(J, game(root))
     root = root - step * (0.3 / step.norm(dim=1, keepdim=True)).clamp(max=1)
+
+# %%
 zero = torch.tensor([0.41193, -0.07803])
 found = root[(game(root).norm(dim=1) < 1e-10) & (root.abs().amax(1) <= 1.5)]
 assert len(found) > 50 and (found - zero).norm(dim=1).max() < 1e-4
@@ -915,7 +930,7 @@ def solve(A):
     found = linprog(np.r_[np.zeros(n), 1], rows, np.zeros(m), **simplex, bounds=bounds)
     return found.x[:-1], found.fun
 
-
+# %%
 (law_a, worth), (law_b, negative) = solve(payoff), solve(-payoff.T)
 assert payoff.max(1).min() > 0.2 and payoff.min(0).max() < -0.2
 assert abs(worth) < 0.01 and abs(worth + negative) < 1e-8
@@ -925,6 +940,8 @@ z0 = math.sqrt(1 + 1 / math.sqrt(2))
 heads = 0.5 + 0.225 / z0
 assert abs(law_a[axis > 1].sum() - heads) < 0.02
 assert abs(law_b[axis > 1].sum() - 0.5) < 0.02
+
+# %%
 fine, chances = torch.linspace(-1.5, 1.5, 3001), torch.tensor([heads, 1 - heads])
 both = torch.tensor([z0, -z0])
 assert (Φ(fine[:, None], both).mean(1)).min() > -1e-12
@@ -943,12 +960,12 @@ def hedge(A, rounds):
         U, V = U - rate_n * A @ q, V + rate_m * p @ A
     return P, Q, spread * sum(math.sqrt(math.log(k) / 2 / rounds) for k in (n, m))
 
-
+# %%
 def gap(P, Q, A=payoff):
     """What the two players could gain together by answering the other's law."""
     return (P @ A).max() - (A @ Q).min()
 
-
+# %%
 gaps = []
 for rounds in (500, 2000, 8000):
     P, Q, bound = hedge(payoff, rounds)

@@ -1,14 +1,14 @@
 """Experiments as TOML files: a base, arms that change it, and seeds; each arm and seed is one run.
 
-A file has the tables ``model``, ``setting``, ``attack``, ``evaluation``, ``rule`` and ``kernels``,
-with the fields of :class:`ddi.plan.Setting`, of the attack and of :class:`ddi.descent.Rule` as
-keys, and ``arms.<name>`` tables that change them. A table that names another ``kind`` or ``name``
-than the base replaces the base's table (of an attack, all but ``eps``, ``norm`` and ``box``); any
-other is laid over it. What ``evaluation`` does not say is PGD-20 in the set of the training attack,
-with steps of ``eps / 4``. ``phases`` is a list of later rules and attacks, each with its ``start``;
-``grid`` gives lists of values that multiply the arms. Lengths may be written as fractions, ``eps =
-"8/255"``, and a value that is not there as ``box = "none"``. A record's ``config.toml`` is such a
-file.
+A file has the tables ``model``, ``setting``, ``attack``, ``evaluation``, ``rule``, ``sampler`` and
+``kernels``, with the fields of :class:`ddi.plan.Setting`, of the attack, of
+:class:`ddi.descent.Rule` and so on as keys, and ``arms.<name>`` tables that change them. A table
+that names another ``kind`` or ``name`` than the base replaces the base's table (of an attack, all
+but ``eps``, ``norm`` and ``box``); any other is laid over it. What ``evaluation`` does not say is
+PGD-20 in the set of the training attack, with steps of ``eps / 4``. ``phases`` is a list of later
+rules and attacks, each with its ``start``; ``grid`` gives lists of values that multiply the arms.
+Lengths may be written as fractions, ``eps = "8/255"``, and a value that is not there as ``box =
+"none"``. A record's ``config.toml`` is such a file.
 """
 
 import itertools
@@ -30,13 +30,14 @@ from ddi.data import Dataset
 from ddi.descent import Rule
 from ddi.kernels import Kernels
 from ddi.plan import Phase, Setting, whole_plan
+from ddi.samplers import Sampler
 from ddi.tables import applicable, attack_of, default_attack, known, make, model_of
 from ddi.trainer import train
 
 __all__ = ["Run", "read_experiment"]
 
 SET = ("eps", "norm", "box")  # what perturbations are chosen from: it stays if another attack comes
-TABLES = ("model", "setting", "attack", "evaluation", "rule", "kernels", "phases")
+TABLES = ("model", "setting", "attack", "evaluation", "rule", "sampler", "kernels", "phases")
 WORDS = ("title", "figure", "experiment", "arm", "data")
 TYPES: dict[str, tuple[Any, str]] = {
     **dict.fromkeys(WORDS, (str, "string")),
@@ -61,6 +62,7 @@ class Run:
     evaluation: Attack
     phases: tuple[Phase, ...] = ()
     kernels: Kernels = Kernels()
+    sampler: Sampler | None = None
 
     def __post_init__(self) -> None:
         for key in ("experiment", "arm"):
@@ -69,6 +71,8 @@ class Run:
         words.table("model", self.model)
         whole_plan(self.setting, self.rule, self.attack, self.evaluation, self.phases)
         check.instance("kernels", self.kernels, Kernels)
+        if self.sampler is not None:
+            check.instance("sampler", self.sampler, Sampler)
 
     @property
     def name(self) -> str:
@@ -118,6 +122,7 @@ class Run:
             checkpoint_every,
             progress,
             tensorboard,
+            self.sampler,
         )
 
 
@@ -305,9 +310,11 @@ def _build(where: str, experiment: str, arm: str, data: str, tables: dict[str, A
         evaluation = attack_of("evaluation", default_attack(plain, tables.get("evaluation", {})))
         rule = _rule("rule", {"name": "single"} | tables.get("rule", {}), setting)
         phases = _phases(tables, rule, attack, setting, kernels)
+        sampler = make("sampler", Sampler, tables["sampler"]) if "sampler" in tables else None
     except (ValueError, TypeError) as error:
         raise ValueError(f"{where}: {error}") from error
-    return Run(experiment, arm, data, model, setting, rule, attack, evaluation, phases, kernels)
+    parts = (model, setting, rule, attack, evaluation, phases, kernels, sampler)
+    return Run(experiment, arm, data, *parts)
 
 
 def _phases(

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from ddi import _checks as check
+from ddi import _words as words
 from ddi.adversary import AttackLike
 from ddi.attacks import PGD
 from ddi.data import Dataset
@@ -16,12 +18,14 @@ from ddi.descent import Rule
 from ddi.identity import as_table
 from ddi.objectives import Penalty
 from ddi.parallel import share
+from ddi.samplers import Sampler
 from ddi.samples import leaves_of
 from ddi.state import eager, frozen
 
 __all__ = [
     "Phase",
     "Setting",
+    "check_call",
     "check_model",
     "check_plan",
     "config_of",
@@ -176,7 +180,9 @@ def default_evaluation(attack: AttackLike) -> PGD:
     return PGD(attack.eps, attack.eps / 4, 20, norm=attack.norm, box=attack.box)
 
 
-def config_of(setting: Setting, plan: Sequence[Phase], evaluation: AttackLike) -> dict[str, Any]:
+def config_of(
+    setting: Setting, plan: Sequence[Phase], evaluation: AttackLike, sampler: Sampler | None = None
+) -> dict[str, Any]:
     """What a record says of the run: its parts as TOML tables."""
     first, *later = plan
     config: dict[str, Any] = {
@@ -185,6 +191,8 @@ def config_of(setting: Setting, plan: Sequence[Phase], evaluation: AttackLike) -
         "attack": as_table(first.attack),
         "evaluation": as_table(evaluation),
     }
+    if sampler is not None:
+        config["sampler"] = as_table(check.instance("sampler", sampler, Sampler))
     if later:
         config["phases"] = [
             {"start": p.start, "rule": as_table(p.rule), "attack": as_table(p.attack)}
@@ -215,6 +223,16 @@ def check_plan(setting: Setting, plan: Sequence[Phase], data: Dataset) -> None:
                 f"chunks must be at most the batch_size, {setting.batch_size}, "
                 f"got {phase.rule.chunks}"
             )
+
+
+def check_call(model: Any, data: Any, folder: Any, every: Any, progress: Any) -> Path:
+    """The folder, where all of these are of their kind."""
+    check.network("model", check.instance("model", model, nn.Module))
+    check.instance("data", data, Dataset)
+    if every is not None:
+        check.positive_int("checkpoint_every", every)
+    check.flag("progress", progress)
+    return words.path("folder", folder)
 
 
 def check_model(model: nn.Module, data: Dataset) -> int:

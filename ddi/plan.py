@@ -1,7 +1,7 @@
 """The plan of a run: what the optimiser does, and which rule and attack act when."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from ddi.attacks import PGD
 from ddi.data import Dataset
 from ddi.descent import Rule
 from ddi.identity import as_table
+from ddi.objectives import Penalty
 from ddi.parallel import share
-from ddi.sharpness import SAM, AnyRule
+from ddi.samples import leaves_of
+from ddi.sharpness import SAM, AnyRule, fresh
 from ddi.state import eager, frozen
 
 __all__ = [
@@ -28,9 +30,8 @@ __all__ = [
     "checked_folder",
     "config_of",
     "default_evaluation",
+    "memories",
     "phase_at",
-    "remember",
-    "remembered",
     "whole_plan",
 ]
 
@@ -134,7 +135,7 @@ def whole_plan(
     evaluation: AttackLike,
     phases: Sequence[Phase],
 ) -> list[Phase]:
-    """All phases of a run, each of its parts of its kind.
+    """All phases of a run, each of its parts of its kind, and as at its beginning.
 
     Raises:
         ValueError: for a part that is something else.
@@ -145,25 +146,20 @@ def whole_plan(
         check.refuse("phases", "a list or tuple of ddi Phase", phases)
     for i, phase in enumerate(phases):
         check.instance(f"phases[{i}]", phase, Phase)
-    return [Phase(0.0, rule, attack), *phases]
+    every = (Phase(0.0, rule, attack), *phases)
+    return [replace(phase, rule=fresh(phase.rule)) for phase in every]
+
+
+def memories(plan: Sequence[Phase]) -> list[Penalty | SAM]:
+    """What of the phases' rules may remember something from step to step."""
+    parts = [part for phase in plan for part in (phase.rule, phase.rule.penalty)]
+    return [part for part in parts if isinstance(part, (Penalty, SAM))]
 
 
 def phase_at(plan: Sequence[Phase], setting: Setting, epoch: int) -> Phase:
     """The phase that an epoch, counted from 0, belongs to: the last of those that have begun."""
     begun = [phase for phase in plan if setting.reached(phase.start, epoch)]
     return max(begun, key=lambda phase: phase.start)
-
-
-def remembered(plan: Sequence[Phase]) -> list[dict[str, Any]]:
-    """What the rules of the phases remember from step to step."""
-    return [p.rule.state_dict() if isinstance(p.rule, SAM) else {} for p in plan]
-
-
-def remember(plan: Sequence[Phase], states: Sequence[dict[str, Any]] | None = None) -> None:
-    """Have the rules of the phases go on from what :func:`remembered` returned, or from nothing."""
-    for phase, state in zip(plan, states or [{}] * len(plan), strict=True):
-        if isinstance(phase.rule, SAM):
-            phase.rule.load_state_dict(state)
 
 
 def default_evaluation(attack: AttackLike) -> PGD:
@@ -231,15 +227,24 @@ def checked_folder(model: Any, data: Any, folder: Any, every: Any, progress: Any
     return words.path("folder", folder)
 
 
-def check_model(model: nn.Module, data: Dataset) -> None:
-    """Raise ``ValueError`` unless the network gives the images of ``data`` a logit for each class;
-    it is left as it was.
+def check_model(model: nn.Module, data: Dataset) -> int:
+    """Number of the network's logits. Raise ``ValueError`` unless it gives the images of ``data``
+    one for each class, and trains nothing but its parameters (a layer in a plain list would
+    neither be trained nor saved); it is left as it was.
     """
     x = data.x_train[:2].clone()  # a model may normalise in place
-    with torch.random.fork_rng(), frozen(eager(model)), torch.no_grad():
+    with torch.random.fork_rng(), frozen(eager(model)), torch.enable_grad():
         found = check.logits(check.answer(eager(model), x), len(x))
+    if leaves_of(found):  # the parameters have no gradient here
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves_of(found))
+        raise ValueError(
+            "model must hold the trainable tensors that it uses as parameters of its modules, got "
+            f"others of shape {shapes} (a layer in a plain list? one that is not to be trained "
+            "needs requires_grad_(False))"
+        )
     if found.shape[1] < data.classes:
         raise ValueError(
             f"model must have a logit for each of the {data.classes} classes of {data.name}, "
             f"got {found.shape[1]}"
         )
+    return found.shape[1]

@@ -24,8 +24,8 @@ from ddi.adversary import Attack, AttackLike, as_attack
 from ddi.checkpoint import Checkpoints, save_atomically
 from ddi.data import Dataset, crop_and_flip
 from ddi.evaluate import clean_accuracy, robust_accuracy
-from ddi.gradients import assign_gradient
-from ddi.identity import flat, network
+from ddi.gradients import assign_gradient, sound
+from ddi.identity import constants, flat, network
 from ddi.parallel import average_buffers, on_first, rank, sent
 from ddi.plan import (
     Phase,
@@ -35,9 +35,8 @@ from ddi.plan import (
     checked_folder,
     config_of,
     default_evaluation,
+    memories,
     phase_at,
-    remember,
-    remembered,
     whole_plan,
 )
 from ddi.record import DECIDES, RunWriter, provenance
@@ -104,17 +103,18 @@ def train(
     plan = whole_plan(setting, rule, attack, evaluation, phases)
     folder = checked_folder(model, data, folder, checkpoint_every, progress)
     check_plan(setting, plan, data)
-    check_model(model, data)
+    classes = check_model(model, data)
     own = {"data": data.name, "model": {"name": f"python:{type(eager(model)).__name__}"}}
     config = config_of(setting, plan, evaluation) | own | words.table("about", about or {})
     source = provenance(data, data.x_train.device, data.x_train.dtype)
     source["network"] = network(model)
+    source["constants"] = constants(model, data.x_train[:2])
     source["frozen"] = [n for n, p in eager(model).named_parameters() if not p.requires_grad]
     run = flat(config) | flat({key: source[key] for key in DECIDES})
     record = on_first(lambda: RunWriter(folder, config, source, tensorboard))
     with record or nullcontext(), _own_randomness(data.x_train.device, setting.seed):
         training = _Training(model, data, setting, plan, evaluation, record)
-        training.files = Checkpoints(folder, run)
+        training.files, training.classes = Checkpoints(folder, run), classes
         if (state := sent(on_first(training.files.load))) is not None:
             training.load_state_dict(state)
         training.run(checkpoint_every, progress)
@@ -148,6 +148,7 @@ class _Training:
     """A run under way: all that decides its rest, as one state."""
 
     files: Checkpoints
+    classes: int  # of the model
 
     def __init__(
         self,
@@ -175,7 +176,6 @@ class _Training:
         )
         self.steps = min(len(self.x) // setting.batch_size, setting.epoch_steps or len(self.x))
         self.at = _At()
-        remember(plan)
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides the rest of the run."""
@@ -189,7 +189,7 @@ class _Training:
             "attacks": self.attacks.get_state(),
             "torch": torch.random.get_rng_state(),
             "cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
-            "rules": remembered(self.plan),
+            "memories": [part.state_dict() for part in memories(self.plan)],
             "at": {f.name: getattr(self.at, f.name) for f in fields(self.at)},
         }
 
@@ -202,7 +202,8 @@ class _Training:
         torch.random.set_rng_state(state["torch"])
         if state["cuda"] is not None:
             torch.cuda.set_rng_state(state["cuda"], self.device)
-        remember(self.plan, state.get("rules"))
+        for part, held in zip(memories(self.plan), state.get("memories", []), strict=False):
+            part.load_state_dict(held)
         self.at = _At(**state["at"])
         if self.record is not None:
             self.record.resume(self.at.rows, self.at.seconds)
@@ -270,7 +271,8 @@ class _Training:
         for key, value in ({"train_loss": step.loss} | step.diagnostics).items():
             if key in MEANS:
                 at.sums[key] = at.sums.get(key, 0.0) + value
-        at.passes += rule.passes(attack.passes) if attack.passes else math.nan
+        taken = attack.passes_for(self.classes)
+        at.passes += rule.passes(taken) if taken else math.nan
         at.step += 1
 
     def evaluate(self, rule: AnyRule) -> None:
@@ -321,22 +323,8 @@ class _Training:
         try:
             yield
         except (ValueError, ArithmeticError, RuntimeError) as error:
-            if not isinstance(error, FloatingPointError) and self.sound(rule, x, y):
+            if not isinstance(error, FloatingPointError) and sound(self.model, rule.loss, x, y):
                 raise
             raise FloatingPointError(
                 f"training is no longer finite in {self.where()}: {error}"
             ) from error
-
-    def sound(self, rule: AnyRule, x: Tensor, y: Tensor) -> bool:
-        """Whether loss and gradient of the clean images are finite and small enough to square."""
-        if not all(torch.isfinite(p).all() for p in self.model.parameters()):
-            return False
-        weights = list(trainable(eager(self.model)).values())
-        try:
-            with torch.enable_grad():
-                value = rule.loss(eager(self.model)(x), y).mean()
-                gradients = torch.autograd.grad(value, weights, allow_unused=True)
-        except (ValueError, RuntimeError):
-            return True  # another mistake
-        largest = max(float(g.double().norm()) for g in gradients if g is not None)
-        return math.isfinite(value.item()) and largest < 1e18

@@ -84,7 +84,7 @@ def test_the_books_files_are_sound_and_their_arms_paired(path):
     }
     assert len({(run.evaluation, run.data, run.setting.batch_size) for run in runs}) == 1
     # PGD-20 as in the paper, but for the run that a CPU must do
-    assert runs[0].evaluation.steps == (10 if path.stem == "resnet-cpu" else 20)
+    assert runs[0].evaluation.steps == (10 if path.stem == "resnet-start" else 20)
 
 
 def test_the_defaults_are_the_papers_setting():

@@ -30,7 +30,8 @@ from ddi import (
     train,
 )
 from ddi.checkpoint import Checkpoints, load_weights
-from ddi.identity import named, network
+from ddi.identity import network
+from ddi.naming import named
 from ddi.plan import phase_at
 from ddi.record import AlreadyComplete
 

@@ -50,17 +50,17 @@ from ddi.sharpness import SAM, SAMPa
 from ddi.simplices import project_simplex
 from ddi.solver import MinNormPoint, bundle, min_norm_point, min_norm_product
 from ddi.state import frozen
-from ddi.threat import L2, LInf, Threat, threat_model
+from ddi.threat import L1, L2, LInf, Threat, threat_model
 from ddi.trainer import Phase, Setting, train
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "BETA", "CURE", "ELLE", "FAST", "FGSM", "KL", "L2", "LLR", "MART", "MLP", "PGA", "PGD",
-    "RULES", "SAM", "TRADES", "Accuracy", "AdaptiveELLE", "Attack", "Certificate", "Dataset",
-    "GradAlign", "LInf", "MinNormPoint", "Normalize", "Objective", "Penalty", "Phase",
-    "ProductPoint", "Record", "ResNet18", "Rule", "Run", "RunWriter", "SAMPa", "Setting",
-    "SmallNet", "SteepestDescent", "Step", "Threat", "as_attack", "assign_gradient",
+    "BETA", "CURE", "ELLE", "FAST", "FGSM", "KL", "L1", "L2", "LLR", "MART", "MLP", "PGA",
+    "PGD", "RULES", "SAM", "TRADES", "Accuracy", "AdaptiveELLE", "Attack", "Certificate",
+    "Dataset", "GradAlign", "LInf", "MinNormPoint", "Normalize", "Objective", "Penalty",
+    "Phase", "ProductPoint", "Record", "ResNet18", "Rule", "Run", "RunWriter", "SAMPa",
+    "Setting", "SmallNet", "SteepestDescent", "Step", "Threat", "as_attack", "assign_gradient",
     "autoattack_accuracy", "bundle", "certify", "chunk_gradients", "cifar10", "clean_accuracy",
     "crop_and_flip", "cross_entropy", "descent_rule", "digits", "directional_derivative",
     "frozen", "gram_matrix", "inverse_time", "load_data", "margin_loss", "masking_signs",

@@ -71,16 +71,16 @@ class PGD(Attack):
     """Iterated FGSM with a random start: the adversary of Madry et al. (2018) and Kurakin et al.
     (2017).
 
-    ``d <- project(d + alpha_t * s(grad))`` where ``s`` is the sign (``"Linf"``) or the gradient
-    divided by its norm (``"L2"``), and ``alpha_t = alpha * schedule(t)`` for steps ``t = 1 ...
-    steps``. From a corner of the ball to the opposite one it is ``2 * eps``: with ``alpha * steps <
-    2 * eps`` a random start is not forgotten.
+    ``d <- project(d + alpha_t * s(grad))`` where ``s`` is the sign (``"Linf"``), the gradient
+    divided by its norm (``"L2"``) or its largest entry's sign (``"L1"``; :meth:`ddi.L1.step`), and
+    ``alpha_t = alpha * schedule(t)`` for ``t = 1 ... steps``. Opposite corners of the ball are ``2
+    * eps`` apart: with ``alpha * steps < 2 * eps`` a random start is not forgotten.
 
     Args:
         eps: radius of the ball. alpha: step length, in the same units. steps: number of steps, ``>=
             1``.
         random_start: start uniformly in the ball, clipped to the box; otherwise at 0.
-        norm: ``"Linf"`` or ``"L2"``. loss: ``loss(logits, labels)`` with one value a sample,
+        norm: ``"Linf"``, ``"L2"`` or ``"L1"``. loss: ``loss(logits, labels)``, one value a sample,
             or an :class:`ddi.Objective`.
         box: range of the images, or ``None``. keep: ``"last"`` iterate, or the ``"best"`` of all, a
             sample at a time.
@@ -124,9 +124,9 @@ class PGD(Attack):
         """One forward-and-backward pass a step (``keep="best"`` takes one more forward pass)."""
         return self.steps
 
-    def direction(self, gradient: Tensor) -> Tensor:
-        """What an ascent step adds, before ``alpha``: the unit step of the norm."""
-        return self.threat.steepest(gradient)
+    def step(self, gradient: Tensor, images: Tensor, size: float) -> Tensor:
+        """What an ascent step adds to the images: ``size`` times the unit step of the norm."""
+        return self.threat.step(gradient, images, size)
 
     def __call__(
         self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator | None = None
@@ -252,7 +252,7 @@ class Ascent:
                 size = attack.alpha
                 if attack.schedule is not None:
                     size *= finite(f"schedule({step})", attack.schedule(step), low=0.0)
-                delta = project(delta.add(attack.direction(gradient), alpha=size))
+                delta = project(delta + attack.step(gradient, x + delta, size))
             if attack.keep == "best":
                 with torch.no_grad():
                     kept = _better(values_of(delta), delta, best, kept)[1]
@@ -288,9 +288,9 @@ class PGA(PGD):
     loss with ``L``-Lipschitz gradient.
     """
 
-    def direction(self, gradient: Tensor) -> Tensor:
-        """The gradient itself."""
-        return gradient
+    def step(self, gradient: Tensor, images: Tensor, size: float) -> Tensor:
+        """``size`` times the gradient itself."""
+        return size * gradient
 
 
 @dataclass(frozen=True)
@@ -298,8 +298,7 @@ class FGSM(PGD):
     """Fast gradient sign method (Goodfellow et al. 2015): ``project(eps * s(grad at 0))``; one
     step, no random start.
 
-    ``s`` is the sign (``"Linf"``) or the normalised gradient (``"L2"``). It takes ``eps, norm,
-    loss, box, autocast``, as :class:`PGD` does.
+    ``s`` is that of :class:`PGD`, and so are its arguments ``eps, norm, loss, box, autocast``.
     """
 
     alpha: float = field(default=0.0, init=False)  # the one step has the length of the radius

@@ -311,7 +311,8 @@ def derivatives(
     value: Tensor, inputs: Sequence[Tensor], zeros: bool = False, graph: bool = False
 ) -> Sequence[Any]:
     """``torch.autograd.grad``, unused inputs allowed (with ``zeros`` as gradients), perhaps with a
-    graph of their own; words where the model checkpoints its activations in the way that allows ``.backward()`` only.
+    graph of their own; words where the model checkpoints its activations in the way that allows
+    ``.backward()`` only.
     """
     try:
         return torch.autograd.grad(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ddi.adversary import Attack
+from ddi.descent import Rule
 from ddi.losses import Named
 from ddi.naming import Reading, named
 from ddi.state import eager, frozen
@@ -29,15 +30,17 @@ def as_table(thing: Any) -> dict[str, Any]:
     """A dataclass as a TOML table, a callable as the table ``{"callable": its name}``.
 
     ``None`` is left out where it is the default and written ``"none"`` where it is not; tuples
-    become lists, NumPy numbers plain ones, functions their names. Attacks have their ``kind``, and
-    a class that a user wrote its ``code``.
+    become lists, NumPy numbers plain ones, functions their names. Attacks have their ``kind``, a
+    class that a user wrote its ``code``; a rule inside (of SAM) lies flat in the table.
     """
     if not is_dataclass(thing) or isinstance(thing, type):
         return {"callable": named(thing)}
     table: dict[str, Any] = {"kind": type(thing).__name__} if isinstance(thing, Attack) else {}
     for field in (field for field in fields(thing) if field.init):
         value = getattr(thing, field.name)
-        if value is not None or field.default is not None:
+        if isinstance(value, Rule):
+            table |= as_table(value)
+        elif value is not None or field.default is not None:
             table[field.name] = NONE if value is None else _plain(value)
     return table | ({"code": named(type(thing))} if "#" in named(type(thing)) else {})
 

@@ -16,22 +16,23 @@ from ddi.attacks import PGD
 from ddi.data import Dataset
 from ddi.descent import Rule
 from ddi.identity import as_table
-from ddi.objectives import Penalty
 from ddi.parallel import share
 from ddi.samplers import Sampler
 from ddi.samples import leaves_of
+from ddi.sharpness import SAM, AnyRule
 from ddi.state import eager, frozen
 
 __all__ = [
     "Phase",
     "Setting",
-    "check_call",
     "check_model",
     "check_plan",
+    "checked_folder",
     "config_of",
     "default_evaluation",
-    "penalties",
     "phase_at",
+    "remember",
+    "remembered",
     "whole_plan",
 ]
 
@@ -115,7 +116,7 @@ class Phase:
     """From the share ``start`` of the epochs on, train with this rule and this attack."""
 
     start: float
-    rule: Rule
+    rule: AnyRule
     attack: AttackLike
 
     def __post_init__(self) -> None:
@@ -123,13 +124,14 @@ class Phase:
         if start == 1:
             check.refuse("start", "a share of the epochs, at least 0 and less than 1", self.start)
         check.store(self, start=start)
-        check.instance("rule", self.rule, Rule)
+        if not isinstance(self.rule, SAM):
+            check.instance("rule", self.rule, Rule)
         check.function("attack", self.attack)
 
 
 def whole_plan(
     setting: Setting,
-    rule: Rule,
+    rule: AnyRule,
     attack: AttackLike,
     evaluation: AttackLike,
     phases: Sequence[Phase],
@@ -150,20 +152,36 @@ def whole_plan(
 
 def _fresh(phase: Phase) -> Phase:
     """With a penalty as at the beginning of a run."""
-    penalty = phase.rule.penalty
-    rule = phase.rule if penalty is None else replace(phase.rule, penalty=penalty.fresh())
-    return replace(phase, rule=rule)
-
-
-def penalties(plan: Sequence[Phase]) -> list[Penalty]:
-    """Of the phases that have one."""
-    return [phase.rule.penalty for phase in plan if phase.rule.penalty is not None]
+    rule, penalty = phase.rule, phase.rule.penalty
+    if penalty is None:
+        return phase
+    own = replace(rule.rule if isinstance(rule, SAM) else rule, penalty=penalty.fresh())
+    return replace(phase, rule=rule.around(own, rule.t) if isinstance(rule, SAM) else own)
 
 
 def phase_at(plan: Sequence[Phase], setting: Setting, epoch: int) -> Phase:
     """The phase that an epoch, counted from 0, belongs to: the last of those that have begun."""
     begun = [phase for phase in plan if setting.reached(phase.start, epoch)]
     return max(begun, key=lambda phase: phase.start)
+
+
+def remembered(plan: Sequence[Phase]) -> list[dict[str, Any]]:
+    """What rules and penalties of the phases remember from step to step."""
+    return [
+        {"rule": rule.state_dict() if isinstance(rule, SAM) else {}}
+        | {"penalty": {} if rule.penalty is None else rule.penalty.state_dict()}
+        for rule in (phase.rule for phase in plan)
+    ]
+
+
+def remember(plan: Sequence[Phase], states: Sequence[dict[str, Any]] | None = None) -> None:
+    """Have them go on from what :func:`remembered` returned, or from nothing."""
+    for phase, state in zip(plan, states or [{}] * len(plan), strict=True):
+        rule, held = phase.rule, state.get("penalty", {})
+        if isinstance(rule, SAM):
+            rule.load_state_dict(state.get("rule", {}))
+        if rule.penalty is not None and held:
+            rule.penalty.load_state_dict(held)
 
 
 def default_evaluation(attack: AttackLike) -> PGD:
@@ -225,8 +243,8 @@ def check_plan(setting: Setting, plan: Sequence[Phase], data: Dataset) -> None:
             )
 
 
-def check_call(model: Any, data: Any, folder: Any, every: Any, progress: Any) -> Path:
-    """The folder, where all of these are of their kind."""
+def checked_folder(model: Any, data: Any, folder: Any, every: Any, progress: Any) -> Path:
+    """The folder of a run, where all of these are of their kind."""
     check.network("model", check.instance("model", model, nn.Module))
     check.instance("data", data, Dataset)
     if every is not None:

@@ -1,5 +1,5 @@
-"""What directions a sample ask of a model: in eval mode it is one function of its own parameters, and
-no sample's logits depend on the others.
+"""What directions a sample ask of a model: in eval mode it is one function of its own parameters,
+and no sample's logits depend on the others.
 """
 
 from functools import partial

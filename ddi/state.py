@@ -1,8 +1,9 @@
 """What a model carries, and how it is left as it was found.
 
 Attacks, rules and evaluations call somebody's model. Whatever a call may move (modes,
-``requires_grad``, ``.grad``, the Parameter objects themselves, buffers, generators) is put back by
-the two context managers here; nothing else in the package saves or restores anything of a model.
+``requires_grad``, ``.grad``, the Parameter objects themselves, weights, buffers, generators) is put
+back by the context managers here; nothing else in the package saves or restores anything of a
+model.
 Values are put back without a trace in autograd, so that the backward pass of a forward pass made
 earlier still works.
 """
@@ -20,7 +21,17 @@ from ddi import _checks
 
 Model = Callable[[Tensor], Tensor]
 
-__all__ = ["Model", "Precision", "call", "draws", "eager", "frozen", "once", "trainable"]
+__all__ = [
+    "Model",
+    "Precision",
+    "call",
+    "displaced",
+    "draws",
+    "eager",
+    "frozen",
+    "once",
+    "trainable",
+]
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -103,9 +114,32 @@ def _uncached() -> Iterator[None]:
 
 
 @contextmanager
-def once(model: nn.Module) -> Iterator[Callable[[], None]]:
+def displaced(model: nn.Module, flat: Tensor) -> Iterator[None]:
+    """The trainable parameters moved by ``flat``, ``(d,)`` in their order; on leaving, also by an
+    exception, they have their values again, bit for bit.
+
+    Raises:
+        ValueError: if the length of ``flat`` is not their number, or it is not finite.
+    """
+    parameters = list(trainable(eager(model)).values())
+    sizes = [p.numel() for p in parameters]
+    _checks.float_tensor("flat", flat, shape=(sum(sizes),))
+    before = [p.detach().clone() for p in parameters]
+    try:
+        for p, part in zip(parameters, torch.split(flat.detach(), sizes), strict=True):
+            p.data.add_(part.view_as(p))
+        yield
+    finally:
+        for p, value in zip(parameters, before, strict=True):
+            p.data.copy_(value)
+
+
+@contextmanager
+def once(
+    model: nn.Module, generator: torch.Generator | None = None
+) -> Iterator[Callable[[], None]]:
     """Several passes in the model's own mode, each from the same state, of which the first alone
-    moves it.
+    moves it, and ``generator`` where one is given.
 
     In training mode a forward pass moves BatchNorm's statistics, the vectors of a spectral norm, or
     the random numbers of dropout. Call what this yields before every pass but the first: it puts
@@ -113,12 +147,12 @@ def once(model: nn.Module) -> Iterator[Callable[[], None]]:
     dropout mask, for example); on leaving, what the first one moved stays. What :func:`frozen` does
     not see is not put back here either: state in a table or a number of Python moves in every pass.
     """
-    before = _Moved.of(model, randomness=True)
+    before = _Moved.of(model, True, generator)
     after: list[_Moved] = []
 
     def again() -> None:
         if not after:
-            after.append(_Moved.of(model, randomness=True))
+            after.append(_Moved.of(model, True, generator))
         before.put_back()
 
     try:
@@ -221,9 +255,14 @@ class _Moved:
     generators: list[tuple[torch.Generator, Tensor]]
 
     @classmethod
-    def of(cls, model: nn.Module, randomness: bool = False) -> "_Moved":
-        """Of this model; with ``randomness`` also torch's own generators."""
-        tensors, held = [], []
+    def of(
+        cls,
+        model: nn.Module,
+        randomness: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> "_Moved":
+        """Of this model; with ``randomness`` also torch's own generators, and one more."""
+        tensors, held = [], [generator] if isinstance(generator, torch.Generator) else []
         for module in model.modules():
             tensors += [(module._buffers, name, b, _copy(b)) for name, b in module._buffers.items()]
             for name, value in vars(module).items():

@@ -20,8 +20,10 @@ from ddi import attacks, models, objectives
 from ddi.attacks import Attack, inverse_time
 from ddi.beta import BETA
 from ddi.data import Dataset
+from ddi.descent import Rule
 from ddi.identity import NONE
 from ddi.plan import default_evaluation
+from ddi.sharpness import SAM, AnyRule, SAMPa
 
 __all__ = [
     "ATTACKS",
@@ -32,6 +34,7 @@ __all__ = [
     "known",
     "make",
     "model_of",
+    "rule_of",
 ]
 
 ATTACKS = {kind: getattr(attacks, kind) for kind in ("PGD", "PGA", "FGSM", "FAST")}
@@ -175,6 +178,29 @@ def applicable(options: Mapping[str, Any]) -> dict[str, Any]:
     idle = {"max_iter"} if method != "matrix-free" else set()
     idle |= {"method"} if not per_sample else set()
     return {key: value for key, value in options.items() if key not in idle}
+
+
+def rule_of(where: str, table: dict[str, Any], lr: float) -> AnyRule:
+    """The rule that a table describes: with ``rho`` SAM around it, with ``lam`` too SAMPa. ``t`` is
+    the learning rate where it is not given.
+
+    Raises:
+        ValueError: for keys and values that no such rule has.
+    """
+    sharp = {key: table[key] for key in ("rho", "lam") if key in table}
+    known(where, table, [*(f.name for f in fields(Rule) if f.init), "rho", "lam"])
+    inner = {key: value for key, value in table.items() if key not in sharp}
+    t = {"t": table.get("t", lr)}
+    if inner.get("name") == "bundle":
+        inner |= t
+    elif "lam" in sharp:
+        inner.pop("t", None)
+    rule: AnyRule = make(where, Rule, inner)
+    if "lam" in sharp:
+        rule = make(where, SAMPa, {"rule": rule} | sharp | t)
+    elif "rho" in sharp:
+        rule = make(where, SAM, {"rule": rule} | sharp)
+    return rule
 
 
 def model_of(spec: dict[str, Any], data: Dataset | None = None) -> nn.Module:

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from ddi import _words as words
 from ddi.adversary import Attack, AttackLike, as_attack
 from ddi.checkpoint import Checkpoints, save_atomically
 from ddi.data import Dataset, crop_and_flip
-from ddi.descent import Rule
 from ddi.evaluate import by_class, clean_accuracy, standing
 from ddi.gradients import assign_gradient, sound
 from ddi.identity import constants, flat, network
@@ -31,17 +30,19 @@ from ddi.parallel import average_buffers, on_first, rank, sent
 from ddi.plan import (
     Phase,
     Setting,
-    check_call,
     check_model,
     check_plan,
+    checked_folder,
     config_of,
     default_evaluation,
-    penalties,
     phase_at,
+    remember,
+    remembered,
     whole_plan,
 )
 from ddi.record import DECIDES, RunWriter, provenance
 from ddi.samplers import Draws, Sampler, started
+from ddi.sharpness import AnyRule, of_epoch
 from ddi.state import eager, trainable
 
 __all__ = ["Phase", "Setting", "train"]
@@ -53,7 +54,7 @@ MEANS = ("train_loss", "norm", "entropy", "gap", "cosine_mean", "cosine_min", "n
 def train(
     model: nn.Module,
     data: Dataset,
-    rule: Rule,
+    rule: AnyRule,
     attack: AttackLike,
     setting: Setting,
     folder: str | Path,
@@ -79,7 +80,8 @@ def train(
         model: on the device of ``data``, perhaps compiled; its initial weights count only where no
             checkpoint is found.
         data: a part of its training images is held out for validation; the test set is not touched.
-        rule: of :mod:`ddi.descent`; for ``bundle``, ``t`` is the learning rate of the epoch.
+        rule: of :mod:`ddi.descent` or :mod:`ddi.sharpness`, whose memory begins empty; for
+            ``bundle`` and SAMPa, ``t`` is the learning rate of the epoch.
         attack: of training; an attack of this package or any ``(model, x, y) -> delta``.
         evaluation: of validation, by default :func:`ddi.plan.default_evaluation` of ``attack``.
         phases: rules and attacks that follow, each from its ``start`` on.
@@ -104,7 +106,7 @@ def train(
     """
     evaluation = default_evaluation(attack) if evaluation is None else evaluation
     plan = whole_plan(setting, rule, attack, evaluation, phases)
-    folder = check_call(model, data, folder, checkpoint_every, progress)
+    folder = checked_folder(model, data, folder, checkpoint_every, progress)
     check_plan(setting, plan, data)
     classes = check_model(model, data)
     own = {"data": data.name, "model": {"name": f"python:{type(eager(model)).__name__}"}}
@@ -182,6 +184,7 @@ class _Training:
         )
         self.steps = min(len(self.x) // setting.batch_size, setting.epoch_steps or len(self.x))
         self.at = _At()
+        remember(plan)
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides the rest of the run."""
@@ -196,7 +199,7 @@ class _Training:
             "torch": torch.random.get_rng_state(),
             "cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
             "classes": None if self.draws is None else self.draws.weights,
-            "penalties": [penalty.state_dict() for penalty in penalties(self.plan)],
+            "rules": remembered(self.plan),
             "at": {f.name: getattr(self.at, f.name) for f in fields(self.at)},
         }
 
@@ -211,8 +214,7 @@ class _Training:
             torch.cuda.set_rng_state(state["cuda"], self.device)
         if self.draws is not None:
             self.draws.weights = state["classes"].to(self.device)
-        for penalty, held in zip(penalties(self.plan), state.get("penalties", []), strict=False):
-            penalty.load_state_dict(held)
+        remember(self.plan, state.get("rules"))
         self.at = _At(**state["at"])
         if self.record is not None:
             self.record.resume(self.at.rows, self.at.seconds)
@@ -233,16 +235,14 @@ class _Training:
         if self.record is not None:
             self.files.save(self.state_dict())
 
-    def rule_at(self, epoch: int) -> tuple[Rule, Attack]:
+    def rule_at(self, epoch: int) -> tuple[AnyRule, Attack]:
         """Rule, with the epoch's ``m`` and ``t``, and attack of an epoch."""
-        now = phase_at(self.plan, self.setting, epoch)
-        rule = replace(now.rule, m=self.setting.m_at(epoch, now.rule.m))
-        if rule.name == "bundle":
-            rule = replace(rule, t=self.setting.lr_at(epoch))
+        now, setting = phase_at(self.plan, self.setting, epoch), self.setting
+        rule = of_epoch(now.rule, setting.m_at(epoch, now.rule.m), setting.lr_at(epoch))
         return rule, as_attack(now.attack)
 
     def epoch_steps(
-        self, rule: Rule, attack: Attack, checkpoint_every: int | None, progress: bool
+        self, rule: AnyRule, attack: Attack, checkpoint_every: int | None, progress: bool
     ) -> None:
         """The steps that are left of an epoch."""
         at, started = self.at, time.perf_counter() - self.at.trained
@@ -265,7 +265,7 @@ class _Training:
                     self.save()
                     started = time.perf_counter() - at.trained
 
-    def one_step(self, rule: Rule, attack: Attack) -> None:
+    def one_step(self, rule: AnyRule, attack: Attack) -> None:
         """A batch, its direction, and the optimiser's step."""
         at, size = self.at, self.setting.batch_size
         chosen = at.order.to(self.device)[at.step * size : (at.step + 1) * size]
@@ -288,7 +288,7 @@ class _Training:
         at.passes += rule.passes(taken) if taken else math.nan
         at.step += 1
 
-    def evaluate(self, rule: Rule) -> None:
+    def evaluate(self, rule: AnyRule) -> None:
         """The epoch's row and, where it is the best so far, its weights; by the first process."""
         at, setting = self.at, self.setting
         if not all(torch.isfinite(p).all() for p in self.model.parameters()):
@@ -331,7 +331,7 @@ class _Training:
         return f"epoch {self.at.epoch + 1}, step {self.at.step + 1}"
 
     @contextmanager
-    def divergence_named(self, rule: Rule, x: Tensor, y: Tensor) -> Iterator[None]:
+    def divergence_named(self, rule: AnyRule, x: Tensor, y: Tensor) -> Iterator[None]:
         """What a diverged network makes of a rule or an attack (a check that fails, an algebra that
         does) is told apart from all other mistakes.
         """

@@ -350,7 +350,7 @@ USUAL: dict[str, Kind] = {
     "root": optional(PATH), "download": FLAG, "folder": PATH, "experiment": PATH, "path": PATH, "config": MAPPING,
     "source": MAPPING, "tensorboard": FLAG, "dataset": made(), "device": DEVICE, "dtype": DTYPE, "data": made(),
     "rule": made(), "setting": made(), "evaluation": optional(ATTACK), "about": optional(MAPPING),
-    "checkpoint_every": optional(COUNT), "epochs": COUNT, "lr": number(0, strict=True), "momentum": RADIUS,
+    "checkpoint_every": optional(COUNT), "epochs": COUNT, "lr": number(0, strict=True), "momentum": RADIUS, "rho": RADIUS, "lam": number(0, 1), "state": MAPPING,
     "milestones": row(number(0, 1, strict=True)), "m_end": optional(COUNT), "augment": FLAG, "validation": COUNT,
     "evaluate_every": COUNT, "epoch_steps": optional(COUNT), "project": (), "value": number(0, 1), "n": COUNT,
     "x_train": FREE, "y_train": LABELS, "x_test": FREE, "y_test": LABELS,  # their box is the attacks'

@@ -253,6 +253,11 @@ SOLVE = {
     "Rule bundle": Entry(lambda: {"name": "bundle", "m": 2, "t": 0.1, "normalize": False}, FOREIGN | {"t": number(0, strict=True), "method": NEVER}, use=kept_and_followed),
     "Rule chunks": Entry(lambda: {"name": "product", "m": 2, "normalize": True, "method": "chunks", "chunks": 2}, FOREIGN | {"chunks": optional(COUNT), "method": optional(WORD)}, use=kept_and_followed),
     "Rule matrix-free": Entry(lambda: {"name": "product", "m": 2, "normalize": False, "method": "matrix-free", "max_iter": 2}, FOREIGN | {"max_iter": optional(COUNT), "method": WORD}, use=kept_and_followed),
+    "SAM": Entry(lambda: {"rule": ddi.Rule("ddi", m=2), "rho": 0.1}, use=kept_and_followed),
+    "SAMPa": Entry(lambda: {"rule": ddi.Rule("ddi", m=2), "rho": 0.1, "lam": 0.2, "t": 0.3}, use=kept_and_followed),
+    "SAM.__call__": Entry(lambda: attacked(4) | {"attack": PGD, "generator": drawn()}, call=ddi.SAM(ddi.Rule("ddi", m=2), rho=0.1)),
+    "SAMPa.__call__": Entry(lambda: attacked(4) | {"attack": PGD, "generator": drawn()}, call=lambda **a: ddi.SAMPa(ddi.Rule("ddi", m=2), rho=0.1, lam=0.2)(**a)),
+    "SAMPa.load_state_dict": Entry(lambda: {"state": {}}, call=ddi.SAMPa(ddi.Rule("ddi"), rho=0.1, lam=0.2).load_state_dict),
     "descent_rule": Entry(lambda: {"name": "ddi", "m": 2, "normalize": True}, FOREIGN | {"method": NEVER}, use=kept_and_followed),
     "assign_gradient": Entry(lambda: {"model": net(), "flat": torch.ones(sum(p.numel() for p in net().parameters()))}, {"model": MODULE[:8], "flat": FINITE}),
     **{f"Rule.__call__ {name}": Entry(lambda: attacked(4) | {"attack": PGD, "generator": drawn()}, call=ddi.Rule(name, m=2, **more))

@@ -2,8 +2,8 @@
 
 A file has the tables ``model``, ``setting``, ``attack``, ``evaluation``, ``rule``, ``sampler`` and
 ``kernels``, with the fields of :class:`ddi.plan.Setting`, of the attack, of
-:class:`ddi.descent.Rule` and so on as keys, and ``arms.<name>`` tables that change them. A
-``rule`` with ``rho`` is one inside :class:`ddi.sharpness.SAM`, with ``rho`` and ``lam`` inside
+:class:`ddi.descent.Rule` and so on as keys, and ``arms.<name>`` tables that change them. A ``rule``
+with ``rho`` is one inside :class:`ddi.sharpness.SAM`, with ``rho`` and ``lam`` inside
 :class:`ddi.sharpness.SAMPa`. A table
 that names another ``kind`` or ``name`` than the base replaces the base's table (of an attack, all
 but ``eps``, ``norm`` and ``box``); any other is laid over it. What ``evaluation`` does not say is

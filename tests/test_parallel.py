@@ -24,7 +24,7 @@ PROGRAM = """
 import sys
 from dataclasses import replace
 import torch
-from ddi import MLP, PGD, Rule, Sampler, Setting, digits, parallel, train
+from ddi import MLP, PGD, Sampler, Setting, digits, parallel, train
 from ddi.tables import rule_of
 
 def gradients(rules):
@@ -51,7 +51,7 @@ def sampled(folder):
     model, data = MLP(hidden=(8,)).double(), digits().to(dtype=torch.float64)
     setting = Setting(epochs=1, batch_size=100, augment=True, validation=300, lr=0.1)
     sampler = Sampler("cfol", eta=0.01)
-    rule, attack = Rule("mean", m=2), PGD(0.1, 0.05, 2)
+    rule, attack = descent_rule("mean", m=2), PGD(0.1, 0.05, 2)
     return train(model, data, rule, attack, setting, folder, sampler=sampler)
 
 def curve(folder):

@@ -56,7 +56,6 @@ from torch.func import grad, vmap
 
 import ddi
 from ddi import plots
-from ddi.clone import repository
 
 plots.use_style()
 torch.set_num_threads(1)
@@ -186,7 +185,8 @@ def sandwich(z, y):
 
 gen = torch.Generator().manual_seed(0)
 for K in (2, 3, 10):
-    z, y = 3 * torch.randn(20_000, K, generator=gen), torch.randint(0, K, (20_000,), generator=gen)
+    z = 3 * torch.randn(20_000, K, generator=gen)
+    y = torch.randint(0, K, (20_000,), generator=gen)
     low, L, high, M = sandwich(z, y)
     assert (low <= L + 1e-12).all() and (L <= high + 1e-12).all()
     assert ((M >= 0).double() <= L / math.log(2) + 1e-12).all()
@@ -332,16 +332,16 @@ curves = {
     "BETA": [(9 * n, left(ddi.BETA(ε, size(n), n))) for n in STEPS[:6]],
 }
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-15-attacks", "caption": "Targets are worth more than steps, restarts or the margin. Accuracy on 397 test digits of a robust network against the passes of the attack, one curve an attack, ε = 0.15; lower is a stronger attack."}, "image": {"alt": "Accuracy against passes on a logarithmic axis. PGD on cross-entropy and PGD on the margin fall from about 0.68 to near 0.61 within ten passes and stay. Nine restarts reach 0.59. BETA reaches 0.56 at 45 to 90 passes and stays below all others."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-15-attacks", "caption": "From fifty passes on, targets are worth more than steps or restarts. Accuracy on 397 test digits of a robust network against the passes of the attack, one curve an attack, ε = 0.15; lower is a stronger attack. With less than five steps BETA's passes are wasted."}, "image": {"alt": "Accuracy against passes on a logarithmic axis. PGD on cross-entropy and on the margin fall together from 0.89 to near 0.61 within ten passes and stay there. Nine restarts start at nine passes and reach 0.59 at 90. BETA starts at nine passes above the restarts, crosses the others near 50 and stays at 0.56."}}
 fig, ax = plt.subplots(figsize=(6.4, 4.2))
 looks = (("#D55E00", "-", "o"), ("#E69F00", "--", "s"), ("#999999", "-.", "v"), ("#0072B2", "-", "^"))
-shifts = {"PGD, cross-entropy": (0, -14), "PGD, margin": (0, 6)}
+words = {"PGD, cross-entropy": (3.4, 0.765), "PGD, margin": (1.05, 0.7)}
+words |= {"PGD, cross-entropy,\n9 restarts": (4.3, 0.86), "BETA": (16, 0.86)}
 for (name, points), (color, dash, marker) in zip(curves.items(), looks):
     n, value = np.array(points).T
     ax.semilogx(n, value, color=color, linestyle=dash, marker=marker)
-    last = dict(xytext=(6, shifts.get(name, (0, -3))[1]), textcoords="offset points", color=color)
-    ax.annotate(name, (n[-1], value[-1]), va="center", **last)
-ax.set(xlabel="passes of the batch", ylabel="accuracy left", xlim=(0.9, 1200))
+    ax.annotate(name, words[name], color=color, fontsize=11)
+ax.set(xlabel="passes of the batch", ylabel="accuracy left", xlim=(0.9, 250))
 ax.set_xticks([1, 10, 100], ["1", "10", "100"])
 plt.show()
 
@@ -355,7 +355,8 @@ start = lambda: torch.Generator().manual_seed(0)
 each = []
 for shift in range(1, 10):
     rival = (labels + shift) % 10
-    towards = lambda z, y, j=rival: (z.gather(1, j[:, None]) - z.gather(1, y[:, None]))[:, 0]
+    own = torch.arange(60)
+    towards = lambda z, y, j=rival: z[own, j] - z[own, y]
     each.append(ddi.PGD(ε, ε / 4, 10, loss=towards)(net, some, labels, start()))
 found = ddi.BETA(ε, ε / 4, 10)(net, some, labels, start())
 
@@ -387,7 +388,7 @@ assert all(abs(margin_[n] - ce_[n]) < 0.05 for n in (10, 100))
 # - **BETA training**: cross-entropy at the maximiser of the margin. Not zero-sum, except for two classes; the authors' title says so {cite:p}`robey2024`.
 #
 # (check-15-6)=
-# **Check 15.6** *(Danskin's table).* Ten random smooth networks $\mathbb{R}^2 \to \mathbb{R}^4$; the perturbations are a circle, so that maximisers move. Three roads to the derivative of $\theta \mapsto g(\theta, t^\star(\theta))$: the gradient with $t^\star$ held fixed; the full formula {eq}`eq-15-total`; a central difference, with the attack repeated on both sides. The full formula agrees with the difference to $10^{-6}$ for every pair. The fixed one agrees with it to $10^{-8}$ where the attack maximises what is descended on; in every other row the median error is above $0.5\,\%$ of the gradient's norm, and the largest above $10\,\%$.
+# **Check 15.6** *(Danskin's table).* Ten random smooth networks $\mathbb{R}^2 \to \mathbb{R}^4$; the perturbations are a circle, so that maximisers move. Three roads to the derivative of $\theta \mapsto g(\theta, t^\star(\theta))$: the gradient with $t^\star$ held fixed; the full formula {eq}`eq-15-total`; a central difference, with the attack repeated on both sides. The full formula agrees with the difference to $10^{-6}$ for every pair. The fixed one agrees with it to $10^{-8}$ where the attack maximises what is descended on; in every other row the median error is above $0.2\,\%$ of the gradient's norm, and the largest above $10\,\%$.
 
 # %% tags=["hide-input"]
 H, K = 6, 4
@@ -486,7 +487,8 @@ for name, (A, g, used) in ROWS.items():
     errors = []
     for seed in range(10):
         gen = torch.Generator().manual_seed(seed)
-        θ, u = 1.2 * torch.randn(sum(SIZES), generator=gen), torch.randn(sum(SIZES), generator=gen)
+        θ, u = torch.randn(2, sum(SIZES), generator=gen)
+        θ = 1.2 * θ
         errors.append(three_roads(A, g, used, θ, u / u.norm()))
     table[name] = torch.tensor(errors)
 ZERO_SUM = {"CE / CE", "margin / margin", "TRADES / KL", "MART / MART"}
@@ -496,7 +498,7 @@ for name, errors in table.items():
     if name in ZERO_SUM:
         assert fixed.max() < 1e-8, name
     else:
-        assert fixed.median() > 0.005 and fixed.max() > 0.1, name
+        assert fixed.median() > 0.002 and fixed.max() > 0.1, name
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-15-danskin", "caption": "Rounding or a wrong gradient, and nothing between. Relative error of the gradient with the maximiser held fixed, one point a network, for pairs of what is descended on / what is attacked. Zero errors are drawn at the left edge."}, "image": {"alt": "Eight rows of points on a logarithmic axis. Cross-entropy under cross-entropy, margin under margin, TRADES under KL and MART under MART lie at 1e-16. TRADES with the clean branch cut lies near 1; TRADES under cross-entropy, MART under cross-entropy and BETA training scatter between 1e-4 and 0.5."}}
 fig, ax = plt.subplots(figsize=(6.4, 4.2))
@@ -527,7 +529,7 @@ plt.show()
 # $\mathrm{KL}(p(x) \Vert p(x + \delta))$ is $0$ at $\delta = 0$, its minimum. Its gradient is $0$ there, too.
 #
 # (check-15-7)=
-# **Check 15.7** *(KL from 0).* On the robust network, in float64, the gradient of KL in $\delta$ at $0$ is below $10^{-14}$ (rounding), that of the cross-entropy above $10^{-3}$ in the median; in float32 below $10^{-6}$. A raw gradient step (`PGA`) of length 1 from $0$ stays within $10^{-12}$ of $0$; from a random start ten small ones raise the KL of every image. At the small random start of the published code, $10^{-3}$ times a normal vector, the gradient is at least $10^{5}$ times rounding. (Two ways to leave $0$ all the same, both by rounding: the *sign* of rounding is a corner of the cube, so an attack by sign steps moves to wherever rounding points; and ascent drives away from a minimum, so that many raw steps multiply $10^{-17}$ until it shows.)
+# **Check 15.7** *(KL from 0).* On the robust network, in float64, the gradient of KL in $\delta$ at $0$ is below $10^{-14}$ (rounding), that of the cross-entropy above $10^{-3}$ in the median; in float32 below $10^{-6}$. A raw gradient step (`PGA`) of length 1 from $0$ stays within $10^{-12}$ of $0$; from a random start ten small ones raise the KL of every image. At the small random start of the published code, $10^{-3}$ times a normal vector, the median gradient is more than $10^{5}$ times rounding. (Two ways to leave $0$ all the same, both by rounding: the *sign* of rounding is a corner of the cube, so an attack by sign steps moves to wherever rounding points; and ascent drives away from a minimum, so that many raw steps multiply $10^{-17}$ until it shows.)
 
 # %%
 def slope_of(loss, net, x, y, δ):
@@ -547,10 +549,12 @@ class Plain(ddi.Objective):
 still = torch.zeros_like(some)
 tiny = 1e-3 * torch.randn(some.shape, generator=start())
 at_zero = slope_of(ddi.KL(), net, some, labels, still)
-assert at_zero.max() < 1e-14 and slope_of(Plain(), net, some, labels, still).median() > 1e-3
-assert (slope_of(ddi.KL(), net, some, labels, tiny) > 1e5 * at_zero.max()).double().mean() > 0.9
+near_zero = slope_of(ddi.KL(), net, some, labels, tiny)
+assert at_zero.max() < 1e-14 and near_zero.median() > 1e5 * at_zero.max()
+assert slope_of(Plain(), net, some, labels, still).median() > 1e-3
 single = net.float()
-assert slope_of(ddi.KL(), single, some.float(), labels, still.float()).max() < 1e-6
+in_single = slope_of(ddi.KL(), single, some.float(), labels, still.float())
+assert in_single.max() < 1e-6
 net = net.double()
 
 # %%
@@ -558,7 +562,8 @@ from_zero = ddi.PGA(ε, 1.0, 1, random_start=False, loss=ddi.KL())
 assert from_zero(net, some, labels).abs().max() < 1e-12
 first = ddi.PGA(ε, 0.0, 1, loss=ddi.KL())(net, some, labels, start())
 then = ddi.PGA(ε, 0.01, 10, loss=ddi.KL())(net, some, labels, start())
-before, after = ddi.sample_losses(net, some, labels, torch.stack([first, then]), ddi.KL())
+both = torch.stack([first, then])
+before, after = ddi.sample_losses(net, some, labels, both, ddi.KL())
 assert (after > before).all()
 
 # %% [markdown]
@@ -601,19 +606,20 @@ def column(value):
 given = iter(())
 hand_out = lambda model, x, y: next(given)
 for name, loss in {"TRADES": ddi.TRADES(6.0), "MART": ddi.MART(5.0)}.items():
-    rows = torch.stack([torch.stack([column(v) for v in by_hand(name, d)]) for d in deltas]) / k
-    for rule, flat, groups in (
-        (ddi.descent_rule("ddi", m=m, loss=loss), rows.sum(1), None),
-        (ddi.descent_rule("product", m=m, loss=loss, method="gram"), rows.flatten(0, 1), torch.arange(k).repeat(m)),
-    ):
+    rows = [torch.stack([column(v) for v in by_hand(name, d)]) for d in deltas]
+    rows, group = torch.stack(rows) / k, torch.arange(k).repeat(m)
+    joint = ddi.descent_rule("ddi", m=m, loss=loss)
+    product = ddi.descent_rule("product", m=m, loss=loss, method="gram")
+    cases = (joint, rows.sum(1), None), (product, rows.flatten(0, 1), group)
+    for rule, flat, groups in cases:
         given = iter(deltas)
         step = rule(small, x, y, hand_out)
         steepest = ddi.steepest_descent(flat, groups)
         assert (step.gradient + steepest.direction).abs().max() < 1e-7
         slope = ddi.directional_derivative(flat, -step.gradient, groups)
         assert abs(slope - steepest.slope) < 1e-7
-    free = ddi.product_point(small, x, y, deltas, "matrix-free", loss=loss, max_iter=400)
-    exact = ddi.product_point(small, x, y, deltas, loss=loss)
+    point = partial(ddi.product_point, small, x, y, deltas, loss=loss)
+    free, exact = point("matrix-free", max_iter=400), point()
     assert (free.vector - exact.vector).square().sum() <= free.gap + 1e-12
 
 # %% [markdown]
@@ -650,37 +656,170 @@ for seed in (0, 1):
     assert max(unit) - min(unit) < 0.03 and raw - max(unit) > 0.1
 
 # %% [markdown]
-# ## Wrong labels
+# ## At the lecture's scale
 #
-# *Robust overfitting* is what a robust network does late in training: its robustness on new images falls, while it goes on fitting the training images {cite:p}`rice2020`.
+# The file `experiments/surrogates.toml` holds the arms of the lecture's table on CIFAR-10, a ResNet-18 with ReLU and BatchNorm for 200 epochs, one command for all, and one more for the evaluation by several attacks (they stand at the top of the file, with those for the digits). It was not run here: it needs a GPU for days. Two things can be said without.
 #
-# :::{admonition} Source's claim (Cevher 2024, figure "Learning curves of PGD¹⁰-AT (left) and BETA¹⁰-AT (right)")
-# :class: claim
+# *What the arms cost.* `Rule.passes` counts. In units of PGD-10 training (11 passes a step): FGSM 0.2, TRADES-10 and MART-10 1.1 each, BETA-AT 4.2, 8.3 and 16.5 for 5, 10 and 20 steps. BETA-AT²⁰ is the best row of the table, with as much work as 16 runs of its neighbour.
 #
-# BETA training: no robust overfitting occurs.
-# :::
+# *What the table says about itself.* No arm has an error bar; best and last epoch are given.
 #
-# On clean digits nothing overfits, and nothing can be learnt about it. So we make it hard: 400 images, one label in five wrong, 100 epochs. The program `experiments/digits_noise.py` fixes the design and the reading before it runs; five objectives, five seeds.
+# (check-15-10)=
+# **Check 15.10** *(the published table, read closely).* (i) The costs just named, from `Rule.passes` and `passes_for`. (ii) In the columns of the last epoch stronger attacks leave *more*: APGD above PGD-40 for PGD¹⁰ (42.62 against 39.45) and for MART (42.90 against 41.55), and PGD-40 above PGD-10 in four of the seven rows, by up to 0.61 points (TRADES, 42.92 against 42.31). Differences of that size may be luck of the random starts; three points for PGD¹⁰ are not. (iii) FGSM training is more accurate under FGSM (94.26) than on clean images (81.96), the sign of {ref}`chapter 16 <chapter-16>`. (iv) From best to last epoch, under PGD-40, PGD¹⁰ loses 6.5 points, TRADES 4.8, MART 6.9, BETA-AT at most 1.4: in the table, one run an arm, the claim "no robust overfitting" is right. (Whether it holds where labels are wrong and overfitting is strong is not in it.)
 
 # %%
-BOOK = repository()
-noise = {}
-for record in ddi.read_records(BOOK / "results" / "digits-noise"):
-    noise.setdefault(record.config["arm"], []).append(record)
-ORDER = ("pgd", "margin", "beta", "mart", "trades")
-assert set(noise) == set(ORDER) and all(len(runs) == 5 for runs in noise.values())
-strong = {arm: np.array([r.metrics["strong"] for r in noise[arm]]) for arm in ORDER}
-epochs = noise["pgd"][0].metrics["epoch"]
+single = ddi.descent_rule("single")
+unit = single.passes(ddi.PGD(steps=10).passes)
+cost = {
+    "FGSM": single.passes(ddi.FGSM().passes),
+    "TRADES": ddi.descent_rule("single", loss=ddi.TRADES()).passes(10),
+    "MART": ddi.descent_rule("single", loss=ddi.MART()).passes(10),
+} | {f"BETA {n}": single.passes(ddi.BETA(steps=n).passes_for(10)) for n in (5, 10, 20)}
+assert [round(v / unit, 1) for v in cost.values()] == [0.2, 1.1, 1.1, 4.2, 8.3, 16.5]
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-15-noise", "caption": "NOISE-CAPTION"}, "image": {"alt": "NOISE-ALT"}}
-fig, ax = plt.subplots(figsize=(6.4, 4.4))
-LOOK = {"pgd": ("#D55E00", "-"), "margin": ("#E69F00", "--"), "beta": ("#0072B2", "-"), "mart": ("#CC79A7", ":"), "trades": ("#009E73", "-.")}
-NAME = {"pgd": "PGD training", "margin": "margin attack", "beta": "BETA training", "mart": "MART", "trades": "TRADES"}
-for arm in ORDER:
-    color, dash = LOOK[arm]
-    ax.plot(epochs, strong[arm].T, color=color, linewidth=0.7, alpha=0.35)
-    ax.plot(epochs, strong[arm].mean(0), color=color, linestyle=dash)
-for arm in ORDER:
-    ax.annotate(NAME[arm], (epochs[-1], strong[arm][:, -1].mean()), (6, 0), textcoords="offset points", va="center", color=LOOK[arm][0])
-ax.set(xlabel="epoch", ylabel="accuracy under PGD-20 and BETA-20", xlim=(10, 132))
-plt.show()
+# %% tags=["hide-input"]
+# best and last: clean, FGSM, PGD-10, PGD-40, BETA-10, APGD
+published = {
+    "FGSM": "81.96 75.43 94.26 94.22 42.64 1.49 42.66 1.62 40.30 0.04 41.56 0.00",
+    "PGD": "83.71 83.21 51.98 47.39 46.74 39.90 45.91 39.45 43.64 40.21 44.36 42.62",
+    "TRADES": "81.64 81.42 52.40 51.31 47.85 42.31 47.76 42.92 44.31 40.97 43.34 41.33",
+    "MART": "78.80 77.20 53.84 53.73 49.08 41.12 48.41 41.55 44.81 41.22 45.00 42.90",
+    "BETA 5": "87.02 86.67 51.22 51.10 44.02 43.22 43.94 42.56 42.62 42.61 41.44 41.02",
+    "BETA 10": "85.37 85.30 51.42 51.11 45.67 45.39 45.22 45.00 44.54 44.36 44.32 44.12",
+    "BETA 20": "82.11 81.72 54.01 53.99 49.96 48.67 49.20 48.70 46.91 45.90 45.27 45.25",
+}
+numbers = np.array([row.split() for row in published.values()], float)
+best, last = numbers[:, ::2], numbers[:, 1::2]
+over = lambda strong, weak: np.flatnonzero(last[:, strong] > last[:, weak]).tolist()
+assert over(5, 3) == [1, 3]  # APGD over PGD-40
+assert over(3, 2) == [0, 2, 3, 6]  # PGD-40 over PGD-10
+assert best[0, 1] > best[0, 0]
+fall = (best - last)[1:, 3]
+assert fall[:3].min() > 4.8 and fall[3:].max() < 1.4
+
+# %% [markdown]
+# ## Breaking it
+#
+# Three hypotheses were dropped on the way: the tie convention (Check 15.4), a random start (15.7), one function for both players (15.6). The last has degrees. Of the pairs that are not zero-sum, is there one whose gradient even *ascends*?
+#
+# (check-15-11)=
+# **Check 15.11** *(a gradient that ascends).* Forty random networks as in Check 15.6. For MART as published, TRADES under a cross-entropy attack and BETA training the cosine between the gradient in use and the true one exceeds 0.5 in all: they descend. Detach the clean logits inside TRADES' KL, which one line of code does, and in some networks the cosine is negative. Three roads say that the step really ascends there: the cosine, the difference quotient along the step, and the value after a step of length $10^{-4}$, with the attack repeated.
+
+# %%
+def true_gradient(A, g, θ):
+    t = maximiser(A, θ)
+    moves = -grad(lambda θ: grad(A, 1)(θ, t))(θ) / grad(grad(A, 1), 1)(θ, t)
+    return t, grad(g)(θ, t) + grad(g, 1)(θ, t) * moves
+
+
+cosines = {}
+for name in ("TRADES / KL, clean cut", "TRADES / CE", "MART / CE", "CE / margin (BETA)"):
+    A, g, used = ROWS[name]
+    for seed in range(40):
+        θ = 1.2 * torch.randn(sum(SIZES), generator=torch.Generator().manual_seed(seed))
+        t, full = true_gradient(A, g, θ)
+        cosine = torch.cosine_similarity(grad(used)(θ, t), full, 0)
+        cosines.setdefault(name, []).append(cosine.item())
+cut, *others = cosines.values()
+assert min(map(min, others)) > 0.5 and min(cut) < -0.3
+
+# %%
+seed = int(np.argmin(cut))
+θ = 1.2 * torch.randn(sum(SIZES), generator=torch.Generator().manual_seed(seed))
+value = lambda θ: trades(θ, maximiser(kl, θ))
+u = grad(partial(trades, cut=True))(θ, maximiser(kl, θ))
+u = u / u.norm()
+quotient = (value(θ - 1e-5 * u) - value(θ + 1e-5 * u)) / 2e-5
+assert quotient > 0 and value(θ - 1e-4 * u) > value(θ)
+assert value(θ - 1e-4 * true_gradient(kl, trades, θ)[1]) < value(θ)
+
+# %% [markdown]
+# ## Summary
+#
+# - The largest cross-entropy can be where the classifier is right: $1.05$ at $A$, against $0.80$ at the adversarial example $B$. It cannot miss above $\ln K$, nothing is to be found below $\ln 2$, and between the two everything can happen.
+# - A maximiser of the margin maximises the 0–1 loss, if a tie counts as the margin says; not with `argmax`. The converse is false.
+# - What strengthens an attack is to aim at every rival. Ten steps of BETA (90 passes) leave less of a robust network than a hundred steps of PGD, or ten with nine restarts; with few steps they are wasted. The margin as a loss of plain PGD is *not* stronger.
+# - TRADES at a KL attack is zero-sum, and Danskin's theorem gives its gradient, through both logits; MART as published and BETA training are not, and the error of their gradients is measured. Detach TRADES' clean logits, and the step may ascend.
+# - Every rule takes every objective; for TRADES, too, the length of the step matters and the direction does not.
+# - BETA training does not overfit in the lecture's table, at up to sixteen times the work and without error bars. We have no record of our own on that.
+#
+# ## Exercises
+#
+# ::::{exercise} Another tie convention
+# :label: ex-15-tie
+#
+# Does {prf:ref}`thm-15-reformulation` hold if a tie counts as *right*, $L_{01} = \mathbb{1}[M > 0]$? What do the two conventions have in common that `argmax` lacks?
+# ::::
+#
+# ```{solution-start} ex-15-tie
+# :label: sol-15-tie
+# :class: dropdown
+# ```
+#
+# Yes: $t \mapsto \mathbb{1}[t > 0]$ does not decrease either, and the proof uses nothing else. Both are functions of $M$; `argmax` is not.
+
+# %%
+gen = torch.Generator().manual_seed(2)
+z = torch.randint(-2, 3, (5_000, 6, 3), generator=gen).double()  # six perturbations, many ties
+M_tied = z[..., 1:].amax(2) - z[..., 0]
+for loss in (M_tied >= 0, M_tied > 0):
+    best_one = M_tied == M_tied.amax(1, keepdim=True)
+    assert (loss | ~loss.any(1, keepdim=True) | ~best_one).all()
+
+# %% [markdown]
+# ```{solution-end}
+# ```
+#
+# ::::{exercise} Two classes
+# :label: ex-15-two
+#
+# Show that for $K = 2$ BETA training is PGD training with an exact attack: a zero-sum game.
+# ::::
+#
+# ```{solution-start} ex-15-two
+# :label: sol-15-two
+# :class: dropdown
+# ```
+#
+# There is one rival, $L = \ln(1 + e^M)$, and $L$ increases with $M$: the maximisers are the same, and so is Danskin's theorem. Sign steps even take the same path, because $\nabla_\delta L = \sigma(M)\,\nabla_\delta M$ has the signs of $\nabla_\delta M$.
+
+# %%
+torch.manual_seed(4)
+two = ddi.MLP(64, 2, (12,))
+labels_two = Y[:50] % 2
+paths = [
+    attack(two, X[:50], labels_two, start())
+    for attack in (ddi.BETA(ε, ε / 4, 5), ddi.PGD(ε, ε / 4, 5))
+]
+values = [ddi.cross_entropy(two(X[:50] + d), labels_two) for d in paths]
+assert (values[0] - values[1]).abs().max() < 1e-9
+
+# %% [markdown]
+# ```{solution-end}
+# ```
+#
+# ::::{exercise} An image in the window
+# :label: ex-15-window
+#
+# On the robust network of Check 15.5: of the images that BETA-20 fools and PGD-100 on the cross-entropy does not, how large is the cross-entropy that PGD-100 reached? What does {prf:ref}`thm-15-window` say about it?
+# ::::
+#
+# ```{solution-start} ex-15-window
+# :label: sol-15-window
+# :class: dropdown
+# ```
+#
+# It cannot exceed $\ln 10 = 2.30$, by the first inequality of the sandwich: the classifier is right there. (PGD's value is only a lower bound of $L^\star$, so it may also lie below $\ln 2$.)
+
+# %%
+weak = ddi.PGD(ε, ε / 10, 100)(net, x_test, y_test, start())
+aimed = ddi.BETA(ε, ε / 4, 20)(net, x_test, y_test, start())
+with torch.no_grad():
+    stands, falls = (net(x_test + d).argmax(1) == y_test for d in (weak, aimed))
+    missed = stands & ~falls
+    L_missed = ddi.cross_entropy(net(x_test + weak), y_test)[missed]
+assert missed.sum() >= 4 and L_missed.max() < math.log(10)
+
+# %% [markdown]
+# ```{solution-end}
+# ```

@@ -28,7 +28,7 @@ PROGRAM = """
 import sys
 from dataclasses import replace
 import torch
-from ddi import BETA, MLP, PGD, Sampler, Setting, digits, parallel, train
+from ddi import BETA, MLP, PGD, Sampler, Setting, descent_rule, digits, parallel, train
 from ddi.tables import rule_of
 
 def gradients(rules):
@@ -41,7 +41,8 @@ def gradients(rules):
         for attack in (PGD(0.2, 0.1, 2), BETA(0.2, 0.1, 2)):
             draw = torch.Generator().manual_seed(1)
             for half in (x, x.flip(0)) if "rho" in options else (x,):  # the second SAMPa remembers
-                found[f"{name} {type(attack).__name__}"] = rule(model, half, y, attack, draw).gradient
+                step = rule(model, half, y, attack, draw)
+            found[f"{name} {type(attack).__name__}"] = step.gradient
     return found
 
 def buffers():

@@ -342,7 +342,7 @@ curves = {
 fig, ax = plt.subplots(figsize=(6.4, 4.2))
 looks = (("#D55E00", "-", "o"), ("#E69F00", "--", "s"), ("#999999", "-.", "v"), ("#0072B2", "-", "^"))
 words = {"PGD, cross-entropy": (3.4, 0.765), "PGD, margin": (1.05, 0.7)}
-words |= {"PGD, cross-entropy,\n9 restarts": (4.3, 0.86), "BETA": (16, 0.86)}
+words |= {"PGD, cross-entropy,\n9 restarts": (46, 0.63), "BETA": (16, 0.86)}
 for (name, points), (color, dash, marker) in zip(curves.items(), looks):
     n, value = np.array(points).T
     ax.semilogx(n, value, color=color, linestyle=dash, marker=marker)

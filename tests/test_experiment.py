@@ -84,7 +84,7 @@ def test_the_books_files_are_sound_and_their_arms_paired(path):
     }
     assert len({(run.evaluation, run.data, run.setting.batch_size) for run in runs}) == 1
     # PGD-20 as in the paper, but for the run that a CPU must do
-    assert runs[0].evaluation.steps == (10 if path.stem == "resnet-cpu" else 20)
+    assert runs[0].evaluation.steps == (10 if path.stem == "resnet-start" else 20)
 
 
 def test_the_defaults_are_the_papers_setting():
@@ -264,6 +264,13 @@ def test_norm_and_box_stay_when_an_arm_names_another_attack(tmp_path):
     (run,) = read_experiment(tmp_path / "a.toml")
     assert run.attack == FAST(norm="L2", box=None)
     assert (run.evaluation.norm, run.evaluation.box) == ("L2", None)
+
+
+def test_an_experiment_may_be_in_l1(tmp_path):
+    (tmp_path / "a.toml").write_text('[attack]\nnorm = "L1"\neps = 12\nalpha = "1/2"')
+    (run,) = read_experiment(tmp_path / "a.toml")
+    assert run.attack == PGD(12.0, 0.5, norm="L1")
+    assert run.evaluation == PGD(12.0, 3.0, 20, norm="L1")
 
 
 def test_an_evaluation_may_be_of_any_kind(tiny):
@@ -529,7 +536,7 @@ def test_options_reach_train(tiny, tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr(
         "ddi.experiment.train",
-        lambda *plan: seen.update(zip("every bar board".split(), plan[-3:], strict=True)),
+        lambda *plan: seen.update(zip("every bar board".split(), plan[-4:-1], strict=True)),
     )
     monkeypatch.setattr("ddi.commands.read_record", lambda folder: None)
     monkeypatch.setattr("ddi.commands._numbers", str)

@@ -35,9 +35,8 @@ from ddi.plan import (
     checked_folder,
     config_of,
     default_evaluation,
+    memories,
     phase_at,
-    remember,
-    remembered,
     whole_plan,
 )
 from ddi.record import DECIDES, RunWriter, provenance
@@ -184,7 +183,6 @@ class _Training:
         )
         self.steps = min(len(self.x) // setting.batch_size, setting.epoch_steps or len(self.x))
         self.at = _At()
-        remember(plan)
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides the rest of the run."""
@@ -198,8 +196,8 @@ class _Training:
             "attacks": self.attacks.get_state(),
             "torch": torch.random.get_rng_state(),
             "cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
-            "rules": remembered(self.plan),
             "classes": None if self.draws is None else self.draws.weights,
+            "memories": [part.state_dict() for part in memories(self.plan)],
             "at": {f.name: getattr(self.at, f.name) for f in fields(self.at)},
         }
 
@@ -214,7 +212,8 @@ class _Training:
             torch.cuda.set_rng_state(state["cuda"], self.device)
         if self.draws is not None:
             self.draws.weights = state["classes"].to(self.device)
-        remember(self.plan, state.get("rules"))
+        for part, held in zip(memories(self.plan), state.get("memories", []), strict=False):
+            part.load_state_dict(held)
         self.at = _At(**state["at"])
         if self.record is not None:
             self.record.resume(self.at.rows, self.at.seconds)

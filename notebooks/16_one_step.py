@@ -46,6 +46,8 @@ if "google.colab" in sys.modules and importlib.util.find_spec("ddi") is None:
     sys.path.insert(0, clone)  # an installation in place is seen from the next start on
 
 # %%
+import warnings
+from itertools import combinations
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -256,6 +258,7 @@ def mean_loss(model, δ):
     return ddi.cross_entropy(model(X + δ), Y).mean()
 
 
+# %% tags=["hide-input"]
 def forward(model, δ, v):
     """Slope of the mean loss along v by forward mode, δ held fixed."""
     sizes = [p.numel() for p in model.parameters()]
@@ -268,7 +271,9 @@ def forward(model, δ, v):
         logits = torch.func.functional_call(model, parameters, X + δ)
         return ddi.cross_entropy(logits, Y).mean()
 
-    return torch.func.jvp(at, (named(flat(model)),), (named(v),))[1].item()
+    with warnings.catch_warnings():  # torch warns of its own internals
+        warnings.simplefilter("ignore")
+        return torch.func.jvp(at, (named(flat(model)),), (named(v),))[1].item()
 
 
 def slopes(model, attack):
@@ -774,8 +779,6 @@ assert min(fisher("elle-300"), fisher("llr-10")) > 0.05
 # **Check 16.16** *(three seeds are too few.)* Of all triples of the sixteen FGSM runs, more than a tenth contain no collapsed run: their reader would learn that nothing happens. And of all triples of the FGSM and of the FAST runs, paired at random, more than a tenth have FGSM ahead in the median.
 
 # %%
-from itertools import combinations
-
 triples = np.array(list(combinations(range(total), 3)))
 silent = (~collapsed["fgsm"][triples]).all(1).mean()
 middle = {

@@ -79,7 +79,7 @@ torch.set_default_dtype(torch.float64)
 #
 # Here is the same in seconds. Digits, binarised at one half; $\epsilon = 0.4$, so that rounding still recovers every attacked image; a convolutional network with ReLU, trained by Adam for 30 epochs. Design and reading rule stand in `experiments/digits_collapse.py` and were committed before the run. A run has *collapsed* where its accuracy under PGD-40 is less than half of its accuracy under FGSM, on the 200 test images that were looked at.
 #
-# Training to and fro between two states is chaotic: with other rounding the same seed may end elsewhere. So nothing of this is run on this page. We load a record of sixteen seeds an arm and read *shares of seeds*, no medians.
+# Training to and fro between two states is chaotic: with other rounding the same seed may end elsewhere. So nothing of this is run on this page. We load a record of sixteen seeds an arm and read *shares of seeds*, no medians ({numref}`fig-16-collapse`).
 # :::
 
 # %% tags=["hide-input"]
@@ -113,7 +113,7 @@ for ax, arm, title in zip(axes, ("fgsm", "pgd7"), ("one step", "seven steps")):
     ax.plot(epochs, table(arm, "fgsm").T, "--", color="#E69F00", linewidth=1)
     ax.plot(epochs, table(arm, "pgd").T, color="#0072B2", linewidth=1)
     ends = table(arm, "pgd")[collapsed[arm], -1]
-    ax.plot(np.full(len(ends), epochs[-1]), ends, "ko", markersize=5, clip_on=False)
+    ax.plot(np.full(len(ends), epochs[-1]), ends, "ko", markersize=5)
     ax.set(xlabel="epoch", ylim=(0, 1))
     ax.set_title(title, fontsize=11, loc="left")
 axes[0].set_ylabel("accuracy")
@@ -147,7 +147,7 @@ print(f"p = {fisher('pgd7'):.4f}")
 print("training losses", {arm: float(value.round(2)) for arm, value in losses.items()})
 
 # %% [markdown]
-# What does a collapsed network look like from an image? Walk from it along its FGSM perturbation.
+# One difference from the published pictures: there robust accuracy rises first and then drops, within an epoch or two; here, in the runs that end collapsed, it hardly ever rises. What does such a network look like from an image? Walk from it along its FGSM perturbation ({numref}`fig-16-direction`).
 
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-16-direction", "caption": "The mean loss of the test images along their FGSM perturbation, from the image (0) to the whole step (1): the collapsed runs of FGSM, early and at the end, and PGD-7 at the end. A line a run."}, "image": {"alt": "Three panels. Left, epoch 8: all curves rise steeply to the whole step. Middle, the same runs at epoch 30: most curves rise a little, turn before the middle and fall, several of them below where they started. Right, PGD-7 at epoch 30: all curves rise gently."}}
@@ -364,7 +364,7 @@ for activation in ("celu", "relu"):
 #
 # In plain words: *one number, the linearisation error, controls everything.* It bounds how far one step is from the worst case, and how far its objective jumps. Training pushes $\psi$ down; nothing in $\psi$ keeps $e$ small.
 #
-# The smallest example has one weight and one pixel: $L(\theta, \delta) = \theta\delta + \delta^3$ at $x = 0$, so $g = \theta$ and $e = \epsilon^3$. Then $\psi = \epsilon|\theta| + \operatorname{sign}(\theta)\, \epsilon^3$ for $\theta \ne 0$, and $\psi(0) = 0$.
+# The smallest example has one weight and one pixel: $L(\theta, \delta) = \theta\delta + \delta^3$ at $x = 0$, so $g = \theta$ and $e = \epsilon^3$. Then $\psi = \epsilon|\theta| + \operatorname{sign}(\theta)\, \epsilon^3$ for $\theta \ne 0$, and $\psi(0) = 0$ ({numref}`fig-16-toy`).
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-16-toy", "caption": "One weight, one pixel (ε = 1): training with FGSM minimises the orange line, whose lowest end is at 0 from the left. There the robust loss (black) is four times its minimum. Dotted: the robust loss of the linearisation."}, "image": {"alt": "Against theta from minus 1.6 to 0.8. The black robust loss is smallest, 0.25, at theta minus 0.75, and 1 at 0. The orange FGSM loss falls to minus 1 as theta rises to 0, then jumps to plus 1. The dotted linearised loss is the absolute value of theta, between the two."}}
 # NBVAL_IGNORE_OUTPUT
@@ -566,7 +566,7 @@ for name, penalty in PENALTIES.items():
 #
 # ### Continuous in the weights?
 #
-# There is another difference, which we have not seen in print. ELLE is made of loss values. The other three are made of gradients in the image, and with ReLU these jump when a hidden unit switches at $x$, as $\theta$ moves. So three of the four penalties are *discontinuous functions of the weights*, and their gradient, however exact, does not see the jumps.
+# There is another difference, which we have not seen in print. ELLE is made of loss values. The other three are made of gradients in the image, and with ReLU these jump when a hidden unit switches at $x$, as $\theta$ moves. So three of the four penalties are *discontinuous functions of the weights*, and their gradient, however exact, does not see the jumps ({numref}`fig-16-jumps`).
 
 # %% tags=["hide-input"]
 x1, y1, box = data.x_train[:1].double(), data.y_train[:1], ddi.LInf(0.3)
@@ -672,7 +672,7 @@ assert (found - point).norm() < 1e-7 * columns.norm()
 # %% [markdown]
 # ## What the remedies did
 #
-# Back to the record. Each arm trains with FGSM and one penalty, whose weight comes from older trials and was not tuned; FAST {cite}`wong2020` has a random start and a step of $1.25\epsilon$ instead.
+# Back to the record. Each arm trains with FGSM and one penalty, whose weight comes from older trials and was not tuned; FAST {cite}`wong2020` has a random start and a step of $1.25\epsilon$ instead ({numref}`fig-16-remedies`).
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-16-remedies", "caption": "Accuracy under PGD-40 at the end, a dot a seed, sixteen an arm, ordered by passes a step (in brackets). Black rings: collapsed."}, "image": {"alt": "One row of sixteen dots for each of eight arms. FGSM spreads from 0.16 to 0.80 with seven collapsed. FAST spreads from 0.52 to 0.79, none collapsed. LLR 10 and ELLE 300 have two collapsed runs each, CURE .03 has six, ELLE 100 and GradAlign .3 none. PGD-7 lies between 0.70 and 0.89."}}
 # NBVAL_IGNORE_OUTPUT
@@ -724,7 +724,7 @@ assert all(g.max() > 0.2 for arm, g in gap.items() if arm != "pgd7")
 print({NAMES[arm]: round(share, 2) for arm, share in wide.items()})
 
 # %% [markdown]
-# And is it the linearity? After the fact, and so only as a description, we look over all runs of all arms at how much of FGSM's accuracy is left under PGD-40, and at the ELLE measure on the same test images.
+# And is it the linearity? After the fact, and so only as a description, we look over all runs of all arms at how much of FGSM's accuracy is left under PGD-40, and at the ELLE measure on the same test images ({numref}`fig-16-linear`).
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-16-linear", "caption": "All runs at the last epoch: the share of FGSM's accuracy that is left under PGD-40 against the ELLE measure of the network. Orange: trained with one step and no penalty (FGSM dots, FAST triangles); black: PGD-7; blue: penalties."}, "image": {"alt": "A cloud that falls from upper left to lower right: at measures near ten to the minus five nearly all accuracy is left, at measures near ten to the minus two a third or less. The PGD-7 runs are upper left, FGSM and FAST runs at the right."}}
 # NBVAL_IGNORE_OUTPUT

@@ -112,7 +112,7 @@ ax.set(xlabel="class, in the order of balanced training", ylabel="robust accurac
 plt.show()
 
 # %% [markdown]
-# Drawing batches with equally many images of each class changes little: the classes *are* equally frequent here. The eights are not rare, they are hard. (And that is not the whole price of the average: test images of one class say nothing about which *images* pay within it.)
+# Drawing batches with equally many images of each class changes little: the classes *are* equally frequent here. The eights are not rare, they are hard.
 #
 # :::{admonition} Source's claim (Cevher 2024, slides "Is the training 'fair'?" and "Key challenges in ML demand much more than ERM")
 # :class: claim
@@ -120,7 +120,10 @@ plt.show()
 # Adversarial training may sacrifice a subset of the classes in favour of consensus: on CIFAR-10 the average robust accuracy is 51 % and that of the worst class 23.5 %; on CIFAR-100 the worst class has 0 %, the best 76 %. To protect the weak, class-focused online learning {cite}`pethick2023` solves
 #
 # $$
-# \min_{\theta} \max_{b^c \in [C]} \frac{1}{n_c} \sum_{i=1}^{n_c} \Bigl[ \max_{\lVert\delta\rVert \le \epsilon} L\bigl(h_\theta(a_i + \delta), b^c\bigr) \Bigr] .
+# \begin{aligned}
+# & \min_{\theta} \max_{b^c \in [C]} \frac{1}{n_c} \sum_{i=1}^{n_c} \\
+# & \quad \Bigl[ \max_{\lVert\delta\rVert \le \epsilon} L\bigl(h_\theta(a_i + \delta), b^c\bigr) \Bigr] .
+# \end{aligned}
 # $$
 #
 # Great potential: the average does not suffer much, or can even improve.
@@ -317,7 +320,10 @@ assert (bandit.scores - before - paid).abs().max() < 1e-12
 # 1. With $p_t = \operatorname{softmax}(\eta S_{t-1})$, chosen *before* $L_t$ is seen,
 #
 #    $$
-#    \max_c S_{T,c} - \sum_t \langle p_t, L_t\rangle \le \frac{\ln C}{\eta} + \frac{\eta}{8} \sum_t R_t^2 .
+#    \begin{aligned}
+#    & \max_c S_{T,c} - \sum_t \langle p_t, L_t\rangle \\
+#    & \quad \le \frac{\ln C}{\eta} + \frac{\eta}{8} \sum_t R_t^2 .
+#    \end{aligned}
 #    $$
 # 2. With $p_t = \operatorname{softmax}(\eta S_t)$, chosen *after*, the left side is at most $\ln C/\eta$.
 # ::::
@@ -360,7 +366,7 @@ for record in [r for records in every.values() for r in records.values()]:
 # %% [markdown]
 # ## Classes do not tie
 #
-# Danskin's descent direction takes the point of least norm of several gradients. Over *perturbations* of one batch that was safe: their losses are nearly tied ({ref}`chapter 7 <chapter-07>`). Over *classes*, is it? First where everything is known.
+# Danskin's descent direction takes the point of least norm of several gradients. Over *perturbations* of one batch that does little harm, since their losses are nearly tied ({ref}`chapter 7 <chapter-07>`). Over *classes*, is it? First where everything is known.
 #
 # Let each class want its own place $a_c$ in the plane: $L_c(\theta) = \frac12 \lVert\theta - a_c\rVert^2$. The minimiser of $\phi = \max_c L_c$ is the centre of the *smallest circle* that holds all places.
 #
@@ -462,7 +468,7 @@ ax.grid(False)
 plt.show()
 
 # %% [markdown]
-# Now the network. Its ten class losses are far from tied, and a class with a high loss also has a long gradient, since both come from the images that are still wrong. So least norm, which gives much weight to *short* gradients, favours the classes that are learned already.
+# Now the network. Its ten class losses are far from tied, and a class with a high loss also has a long gradient, since both come from the images that are still wrong. So least norm, which tends to give weight to *short* gradients, favours the classes that are learned already.
 #
 # (check-18-6)=
 # **Check 18.6** *(over classes the point of least norm is a Pareto direction, and looks away from the worst class).* On the live network: losses differ by more than a factor of 3, and their correlation with the lengths of the gradients is above 0.7. Along $-w^\star$ every class falls with slope at most $-\lVert w^\star\rVert^2$, with equality where it has weight (central differences, to $10^{-6}$). The weight of the worst class is below 0.2, and it falls less than a fifth as fast as along its own gradient, at equal length of step.
@@ -473,8 +479,8 @@ assert L.max() > 3 * L.min()
 assert torch.corrcoef(torch.stack([L, lengths]))[0, 1] > 0.7
 least = ddi.min_norm_point(G)
 w = least.weights @ M
-ahead_, behind = class_losses(θ0 - 1e-4 * w), class_losses(θ0 + 1e-4 * w)
-slopes = (ahead_ - behind) / 2e-4
+forth, back = class_losses(θ0 - 1e-4 * w), class_losses(θ0 + 1e-4 * w)
+slopes = (forth - back) / 2e-4
 assert (slopes <= -w @ w + 1e-6).all()
 assert (slopes + w @ w)[least.weights > 1e-6].abs().max() < 1e-6
 assert least.weights[worst] < 0.2
@@ -498,7 +504,13 @@ for c in L.argsort(descending=True).tolist():
 # how large a loss *is*, less how hard the mixture pushes. For short $t$ it is the worst class alone, for long $t$ the point of least norm, and between them a class counts if a step of that length lets it overtake ({numref}`fig-18-weights`).
 #
 # (check-18-7)=
-# **Check 18.7** *(the two ends, exactly).* On the live network: up to $t_0 = \min_c (L_{c^\star} - L_c)/(\lVert g_{c^\star}\rVert^2 - \langle g_{c^\star}, g_c\rangle)$ (over $c$ with positive denominator) the weight of the worst class is 1 to $10^{-9}$; at $1.01\, t_0$ it is not. $t_0$ is close to where bisection found the tie of check 18.2: within a fourth. Over 60 values of $t$, $\langle p(t), L\rangle$ and $\lVert \sum_c p_c g_c\rVert^2$ fall as $t$ grows, and the latter is at most $2(\max L - \min L)/t$ above least norm; at $t = 10^8$ it is least norm to $10^{-6}$. With all losses equal it is least norm at every $t$.
+# **Check 18.7** *(the two ends, exactly).* On the live network, let
+#
+# $$
+# t_0 = \min_c \frac{L_{c^\star} - L_c}{\lVert g_{c^\star}\rVert^2 - \langle g_{c^\star}, g_c\rangle}
+# $$
+#
+# over the $c$ with positive denominator. Up to $t_0$ the weight of the worst class is 1 to $10^{-9}$; at $1.01\, t_0$ it is not. $t_0$ is close to where bisection found the tie of check 18.2: within a fourth. Over 60 values of $t$, $\langle p(t), L\rangle$ and $\lVert \sum_c p_c g_c\rVert^2$ fall as $t$ grows, and the latter is at most $2(\max L - \min L)/t$ above least norm; at $t = 10^8$ it is least norm to $10^{-6}$. With all losses equal it is least norm at every $t$.
 
 # %%
 room = G[worst, worst] - G[worst]
@@ -544,7 +556,7 @@ plt.show()
 #
 # **What is trained.** 64-64-10 networks with CELU, two thousand steps of Adam under PGD-7, ε = 0.15 and 0.1. Twenty fresh seeds, shared by all methods; each seed also *splits* the 1 797 digits anew: 1 000 to train, 300 to choose, 497 to report. All methods make the same number of passes: class gradients cost none, since the losses of different classes are losses of different images.
 #
-# **Who competes**, with six parameters each:
+# **Who competes**, with six parameters each (the bundle's $t$ only shapes the weights: Adam makes the steps, for all methods alike):
 #
 # | method | weights of the classes | parameter |
 # |---|---|---|

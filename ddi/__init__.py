@@ -46,6 +46,7 @@ from ddi.product import (
     sample_losses,
 )
 from ddi.record import Record, RunWriter, provenance, read_record, read_records
+from ddi.samplers import Sampler
 from ddi.sharpness import SAM, SAMPa
 from ddi.simplices import project_simplex
 from ddi.solver import MinNormPoint, bundle, min_norm_point, min_norm_product
@@ -59,7 +60,7 @@ __all__ = [
     "BETA", "CURE", "ELLE", "FAST", "FGSM", "KL", "L1", "L2", "LLR", "MART", "MLP", "PGA", "PGD",
     "RULES", "SAM", "TRADES", "Accuracy", "AdaptiveELLE", "Attack", "Certificate", "Dataset",
     "GradAlign", "LInf", "MinNormPoint", "Normalize", "Objective", "Penalty", "Phase",
-    "ProductPoint", "Record", "ResNet18", "Rule", "Run", "RunWriter", "SAMPa", "Setting",
+    "ProductPoint", "Record", "ResNet18", "Rule", "Run", "RunWriter", "SAMPa", "Sampler", "Setting",
     "SmallNet", "SteepestDescent", "Step", "Threat", "as_attack", "assign_gradient",
     "autoattack_accuracy", "bundle", "certify", "chunk_gradients", "cifar10", "clean_accuracy",
     "crop_and_flip", "cross_entropy", "descent_rule", "digits", "directional_derivative", "frozen",

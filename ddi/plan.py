@@ -16,9 +16,11 @@ from ddi.attacks import PGD
 from ddi.data import Dataset
 from ddi.descent import Rule
 from ddi.identity import as_table
+from ddi.objectives import Penalty
 from ddi.parallel import share
+from ddi.samplers import Sampler
 from ddi.samples import leaves_of
-from ddi.sharpness import SAM, AnyRule
+from ddi.sharpness import SAM, AnyRule, fresh
 from ddi.state import eager, frozen
 
 __all__ = [
@@ -29,9 +31,8 @@ __all__ = [
     "checked_folder",
     "config_of",
     "default_evaluation",
+    "memories",
     "phase_at",
-    "remember",
-    "remembered",
     "whole_plan",
 ]
 
@@ -135,7 +136,7 @@ def whole_plan(
     evaluation: AttackLike,
     phases: Sequence[Phase],
 ) -> list[Phase]:
-    """All phases of a run, each of its parts of its kind, and penalties as at its beginning.
+    """All phases of a run, each of its parts of its kind, and as at its beginning.
 
     Raises:
         ValueError: for a part that is something else.
@@ -146,41 +147,20 @@ def whole_plan(
         check.refuse("phases", "a list or tuple of ddi Phase", phases)
     for i, phase in enumerate(phases):
         check.instance(f"phases[{i}]", phase, Phase)
-    return [_fresh(phase) for phase in (Phase(0.0, rule, attack), *phases)]
+    every = (Phase(0.0, rule, attack), *phases)
+    return [replace(phase, rule=fresh(phase.rule)) for phase in every]
 
 
-def _fresh(phase: Phase) -> Phase:
-    """With a penalty as at the beginning of a run."""
-    rule, penalty = phase.rule, phase.rule.penalty
-    if penalty is None:
-        return phase
-    own = replace(rule.rule if isinstance(rule, SAM) else rule, penalty=penalty.fresh())
-    return replace(phase, rule=rule.around(own, rule.t) if isinstance(rule, SAM) else own)
+def memories(plan: Sequence[Phase]) -> list[Penalty | SAM]:
+    """What of the phases' rules may remember something from step to step."""
+    parts = [part for phase in plan for part in (phase.rule, phase.rule.penalty)]
+    return [part for part in parts if isinstance(part, (Penalty, SAM))]
 
 
 def phase_at(plan: Sequence[Phase], setting: Setting, epoch: int) -> Phase:
     """The phase that an epoch, counted from 0, belongs to: the last of those that have begun."""
     begun = [phase for phase in plan if setting.reached(phase.start, epoch)]
     return max(begun, key=lambda phase: phase.start)
-
-
-def remembered(plan: Sequence[Phase]) -> list[dict[str, Any]]:
-    """What rules and penalties of the phases remember from step to step."""
-    return [
-        {"rule": rule.state_dict() if isinstance(rule, SAM) else {}}
-        | {"penalty": {} if rule.penalty is None else rule.penalty.state_dict()}
-        for rule in (phase.rule for phase in plan)
-    ]
-
-
-def remember(plan: Sequence[Phase], states: Sequence[dict[str, Any]] | None = None) -> None:
-    """Have them go on from what :func:`remembered` returned, or from nothing."""
-    for phase, state in zip(plan, states or [{}] * len(plan), strict=True):
-        rule, held = phase.rule, state.get("penalty", {})
-        if isinstance(rule, SAM):
-            rule.load_state_dict(state.get("rule", {}))
-        if rule.penalty is not None and held:
-            rule.penalty.load_state_dict(held)
 
 
 def default_evaluation(attack: AttackLike) -> PGD:
@@ -197,7 +177,9 @@ def default_evaluation(attack: AttackLike) -> PGD:
     return PGD(attack.eps, attack.eps / 4, 20, norm=attack.norm, box=attack.box)
 
 
-def config_of(setting: Setting, plan: Sequence[Phase], evaluation: AttackLike) -> dict[str, Any]:
+def config_of(
+    setting: Setting, plan: Sequence[Phase], evaluation: AttackLike, sampler: Sampler | None = None
+) -> dict[str, Any]:
     """What a record says of the run: its parts as TOML tables."""
     first, *later = plan
     config: dict[str, Any] = {
@@ -206,6 +188,8 @@ def config_of(setting: Setting, plan: Sequence[Phase], evaluation: AttackLike) -
         "attack": as_table(first.attack),
         "evaluation": as_table(evaluation),
     }
+    if sampler is not None:
+        config["sampler"] = as_table(check.instance("sampler", sampler, Sampler))
     if later:
         config["phases"] = [
             {"start": p.start, "rule": as_table(p.rule), "attack": as_table(p.attack)}

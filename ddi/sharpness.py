@@ -21,7 +21,7 @@ from ddi.adversary import AttackLike
 from ddi.descent import Rule, Step
 from ddi.state import displaced, once
 
-__all__ = ["SAM", "AnyRule", "SAMPa", "of_epoch"]
+__all__ = ["SAM", "AnyRule", "SAMPa", "fresh", "of_epoch"]
 
 MEMORY = ("images", "labels", "gradient")
 
@@ -205,9 +205,23 @@ AnyRule = Rule | SAM
 
 def of_epoch(rule: AnyRule, m: int, lr: float) -> AnyRule:
     """``rule`` with ``m`` perturbations and, where it takes steps of its own (``bundle``, SAMPa),
-    steps of length ``lr``.
+    steps of length ``lr``; a memory is shared.
     """
     if isinstance(rule, SAM):
-        inner = of_epoch(rule.rule, m, lr)
-        return rule.around(_checks.instance("rule", inner, Rule), lr)
+        return rule.around(_of_epoch(rule.rule, m, lr), lr)
+    return _of_epoch(rule, m, lr)
+
+
+def _of_epoch(rule: Rule, m: int, lr: float) -> Rule:
     return replace(rule, m=m, t=lr if rule.name == "bundle" else rule.t)
+
+
+def fresh(rule: AnyRule) -> AnyRule:
+    """``rule`` as at the beginning of a run: it remembers nothing, nor does its penalty."""
+    if isinstance(rule, SAM):
+        return replace(rule, rule=_fresh(rule.rule))
+    return _fresh(rule)
+
+
+def _fresh(rule: Rule) -> Rule:
+    return rule if rule.penalty is None else replace(rule, penalty=rule.penalty.fresh())

@@ -404,7 +404,7 @@ def test_a_run_begins_with_an_empty_memory_and_counts_its_passes(tmp_path):
     assert record.metrics["passes"][-1] == steps * 2 * (1 + 1)
 
 
-def test_the_auxiliary_point_follows_the_learning_rate_and_the_memory_the_phases(
+def test_the_auxiliary_point_follows_the_learning_rate_and_a_phase_begins_without_memory(
     tmp_path, monkeypatch
 ):
     seen = []
@@ -418,9 +418,9 @@ def test_the_auxiliary_point_follows_the_learning_rate_and_the_memory_the_phases
     sampa = SAMPa(descent_rule("single"), rho=0.2, lam=0.2)
     later = [Phase(0.5, sampa, PGD(0.05, 0.05, 1))]
     trained(tmp_path / "run", sampa, phases=later, epochs=2, milestones=(0.5,), epoch_steps=2)
-    assert seen == [(0.05, False), (0.05, True), (pytest.approx(0.005), True)] + [
-        (pytest.approx(0.005), True)
-    ]
+    length = pytest.approx(0.005)
+    assert seen == [(0.05, False), (0.05, True), (length, False), (length, True)]
+    assert not sampa.state_dict()  # the caller's own
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ from ddi.product import (
     sample_losses,
 )
 from ddi.record import Record, RunWriter, provenance, read_record, read_records
+from ddi.samplers import Sampler
 from ddi.sharpness import SAM, SAMPa
 from ddi.simplices import project_simplex
 from ddi.solver import MinNormPoint, bundle, min_norm_point, min_norm_product
@@ -56,16 +57,15 @@ from ddi.trainer import Phase, Setting, train
 __version__ = "0.1.0"
 
 __all__ = [
-    "BETA", "CURE", "ELLE", "FAST", "FGSM", "KL", "L1", "L2", "LLR", "MART", "MLP", "PGA",
-    "PGD", "RULES", "SAM", "TRADES", "Accuracy", "AdaptiveELLE", "Attack", "Certificate",
-    "Dataset", "GradAlign", "LInf", "MinNormPoint", "Normalize", "Objective", "Penalty",
-    "Phase", "ProductPoint", "Record", "ResNet18", "Rule", "Run", "RunWriter", "SAMPa",
-    "Setting", "SmallNet", "SteepestDescent", "Step", "Threat", "as_attack", "assign_gradient",
+    "BETA", "CURE", "ELLE", "FAST", "FGSM", "KL", "L1", "L2", "LLR", "MART", "MLP", "PGA", "PGD",
+    "RULES", "SAM", "TRADES", "Accuracy", "AdaptiveELLE", "Attack", "Certificate", "Dataset",
+    "GradAlign", "LInf", "MinNormPoint", "Normalize", "Objective", "Penalty", "Phase",
+    "ProductPoint", "Record", "ResNet18", "Rule", "Run", "RunWriter", "SAMPa", "Sampler", "Setting",
+    "SmallNet", "SteepestDescent", "Step", "Threat", "as_attack", "assign_gradient",
     "autoattack_accuracy", "bundle", "certify", "chunk_gradients", "cifar10", "clean_accuracy",
-    "crop_and_flip", "cross_entropy", "descent_rule", "digits", "directional_derivative",
-    "frozen", "gram_matrix", "inverse_time", "load_data", "margin_loss", "masking_signs",
-    "min_norm_point", "min_norm_product", "mnist", "one_sided", "per_sample_gradients",
-    "product_point", "project_simplex", "provenance", "read_experiment", "read_record",
-    "read_records", "robust_accuracy", "sample_losses", "steepest_descent", "threat_model",
-    "train", "two_sided",
+    "crop_and_flip", "cross_entropy", "descent_rule", "digits", "directional_derivative", "frozen",
+    "gram_matrix", "inverse_time", "load_data", "margin_loss", "masking_signs", "min_norm_point",
+    "min_norm_product", "mnist", "one_sided", "per_sample_gradients", "product_point",
+    "project_simplex", "provenance", "read_experiment", "read_record", "read_records",
+    "robust_accuracy", "sample_losses", "steepest_descent", "threat_model", "train", "two_sided",
 ]  # fmt: skip

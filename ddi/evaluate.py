@@ -98,6 +98,22 @@ def robust_accuracy(
     Raises:
         ValueError: as for :func:`clean_accuracy`, and for ``restarts < 1``.
     """
+    return _share(standing(model, x, y, attack, restarts, generator, batch_size, progress))
+
+
+def standing(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    attack: Attack | Callable[..., Tensor] = PGD20,
+    restarts: int = 1,
+    generator: torch.Generator | None = None,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Which images :func:`robust_accuracy` counts, ``(N,)``, boolean; arguments and errors are the
+    same.
+    """
     _check(model, x, y)
     attack, restarts = as_attack(attack), positive_int("restarts", restarts)
     random_source("generator", generator, x.device)
@@ -111,7 +127,12 @@ def robust_accuracy(
         if len(left):
             adversarial = x[left] + attack(model, x[left], y[left], generator)
             stands[left] &= _correct(model, adversarial, y[left], size)
-    return _share(stands)
+    return stands
+
+
+def by_class(stands: Tensor, y: Tensor) -> dict[int, float]:
+    """Of the classes that have images the share of them that stand."""
+    return {c: stands[y == c].double().mean().item() for c in sorted(set(y.tolist()))}
 
 
 def autoattack_accuracy(

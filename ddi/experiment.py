@@ -1,9 +1,10 @@
 """Experiments as TOML files: a base, arms that change it, and seeds; each arm and seed is one run.
 
-A file has the tables ``model``, ``setting``, ``attack``, ``evaluation``, ``rule`` and ``kernels``,
-with the fields of :class:`ddi.plan.Setting`, of the attack and of :class:`ddi.descent.Rule` as
-keys, and ``arms.<name>`` tables that change them. A ``rule`` with ``rho`` is one inside
-:class:`ddi.sharpness.SAM`, with ``rho`` and ``lam`` inside :class:`ddi.sharpness.SAMPa`. A table
+A file has the tables ``model``, ``setting``, ``attack``, ``evaluation``, ``rule``, ``sampler`` and
+``kernels``, with the fields of :class:`ddi.plan.Setting`, of the attack, of
+:class:`ddi.descent.Rule` and so on as keys, and ``arms.<name>`` tables that change them. A ``rule``
+with ``rho`` is one inside :class:`ddi.sharpness.SAM`, with ``rho`` and ``lam`` inside
+:class:`ddi.sharpness.SAMPa`. A table
 that names another ``kind`` or ``name`` than the base replaces the base's table (of an attack, all
 but ``eps``, ``norm`` and ``box``); any other is laid over it. What ``evaluation`` does not say is
 PGD-20 in the set of the training attack, with steps of ``eps / 4``. ``phases`` is a list of later
@@ -30,6 +31,7 @@ from ddi.adversary import Attack
 from ddi.data import Dataset
 from ddi.kernels import Kernels
 from ddi.plan import Phase, Setting, whole_plan
+from ddi.samplers import Sampler
 from ddi.sharpness import AnyRule
 from ddi.tables import applicable, attack_of, default_attack, known, make, model_of, rule_of
 from ddi.trainer import train
@@ -37,7 +39,7 @@ from ddi.trainer import train
 __all__ = ["Run", "read_experiment"]
 
 SET = ("eps", "norm", "box")  # what perturbations are chosen from: it stays if another attack comes
-TABLES = ("model", "setting", "attack", "evaluation", "rule", "kernels", "phases")
+TABLES = ("model", "setting", "attack", "evaluation", "rule", "sampler", "kernels", "phases")
 WORDS = ("title", "figure", "experiment", "arm", "data")
 TYPES: dict[str, tuple[Any, str]] = {
     **dict.fromkeys(WORDS, (str, "string")),
@@ -62,6 +64,7 @@ class Run:
     evaluation: Attack
     phases: tuple[Phase, ...] = ()
     kernels: Kernels = Kernels()
+    sampler: Sampler | None = None
 
     def __post_init__(self) -> None:
         for key in ("experiment", "arm"):
@@ -70,6 +73,8 @@ class Run:
         words.table("model", self.model)
         whole_plan(self.setting, self.rule, self.attack, self.evaluation, self.phases)
         check.instance("kernels", self.kernels, Kernels)
+        if self.sampler is not None:
+            check.instance("sampler", self.sampler, Sampler)
 
     @property
     def name(self) -> str:
@@ -119,6 +124,7 @@ class Run:
             checkpoint_every,
             progress,
             tensorboard,
+            self.sampler,
         )
 
 
@@ -306,9 +312,11 @@ def _build(where: str, experiment: str, arm: str, data: str, tables: dict[str, A
         evaluation = attack_of("evaluation", default_attack(plain, tables.get("evaluation", {})))
         rule = rule_of("rule", {"name": "single"} | tables.get("rule", {}), setting.lr)
         phases = _phases(tables, rule, attack, setting, kernels)
+        sampler = make("sampler", Sampler, tables["sampler"]) if "sampler" in tables else None
     except (ValueError, TypeError) as error:
         raise ValueError(f"{where}: {error}") from error
-    return Run(experiment, arm, data, model, setting, rule, attack, evaluation, phases, kernels)
+    parts = (model, setting, rule, attack, evaluation, phases, kernels, sampler)
+    return Run(experiment, arm, data, *parts)
 
 
 def _phases(

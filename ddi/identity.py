@@ -30,8 +30,8 @@ def as_table(thing: Any) -> dict[str, Any]:
     """A dataclass as a TOML table, a callable as the table ``{"callable": its name}``.
 
     ``None`` is left out where it is the default and written ``"none"`` where it is not; tuples
-    become lists, NumPy numbers plain ones, functions their names. Attacks have their ``kind``, and
-    a class that a user wrote its ``code``; a rule inside (of SAM) lies flat in the table.
+    become lists, NumPy numbers plain ones, functions their names. Attacks have their ``kind``, a
+    class that a user wrote its ``code``; a rule inside (of SAM) lies flat in the table.
     """
     if not is_dataclass(thing) or isinstance(thing, type):
         return {"callable": named(thing)}

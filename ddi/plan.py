@@ -18,6 +18,7 @@ from ddi.descent import Rule
 from ddi.identity import as_table
 from ddi.objectives import Penalty
 from ddi.parallel import share
+from ddi.samplers import Sampler
 from ddi.samples import leaves_of
 from ddi.sharpness import SAM, AnyRule, fresh
 from ddi.state import eager, frozen
@@ -176,7 +177,9 @@ def default_evaluation(attack: AttackLike) -> PGD:
     return PGD(attack.eps, attack.eps / 4, 20, norm=attack.norm, box=attack.box)
 
 
-def config_of(setting: Setting, plan: Sequence[Phase], evaluation: AttackLike) -> dict[str, Any]:
+def config_of(
+    setting: Setting, plan: Sequence[Phase], evaluation: AttackLike, sampler: Sampler | None = None
+) -> dict[str, Any]:
     """What a record says of the run: its parts as TOML tables."""
     first, *later = plan
     config: dict[str, Any] = {
@@ -185,6 +188,8 @@ def config_of(setting: Setting, plan: Sequence[Phase], evaluation: AttackLike) -
         "attack": as_table(first.attack),
         "evaluation": as_table(evaluation),
     }
+    if sampler is not None:
+        config["sampler"] = as_table(check.instance("sampler", sampler, Sampler))
     if later:
         config["phases"] = [
             {"start": p.start, "rule": as_table(p.rule), "attack": as_table(p.attack)}

@@ -23,7 +23,7 @@ from ddi import _words as words
 from ddi.adversary import Attack, AttackLike, as_attack
 from ddi.checkpoint import Checkpoints, save_atomically
 from ddi.data import Dataset, crop_and_flip
-from ddi.evaluate import clean_accuracy, robust_accuracy
+from ddi.evaluate import by_class, clean_accuracy, standing
 from ddi.gradients import assign_gradient, sound
 from ddi.identity import constants, flat, network
 from ddi.parallel import average_buffers, on_first, rank, sent
@@ -40,6 +40,7 @@ from ddi.plan import (
     whole_plan,
 )
 from ddi.record import DECIDES, RunWriter, provenance
+from ddi.samplers import Draws, Sampler, started
 from ddi.sharpness import AnyRule, of_epoch
 from ddi.state import eager, trainable
 
@@ -62,6 +63,7 @@ def train(
     checkpoint_every: int | None = None,
     progress: bool = False,
     tensorboard: bool = False,
+    sampler: Sampler | None = None,
 ) -> nn.Module:
     """Train ``model`` in place with a descent rule, and record the run in ``folder``; goes on where
     it was interrupted.
@@ -69,8 +71,9 @@ def train(
     A row of the record holds the epoch, the steps and the passes (:meth:`ddi.descent.Rule.passes`;
     NaN for an attack that does not say its steps) so far, the seconds spent on training, accuracies
     on the validation images (``clean``, ``robust``) and on as many training images
-    (``robust_train``), and means over the epoch's steps of the loss and of the rule's diagnostics.
-    The weights of the epoch with the best ``robust`` are kept in ``best.pt``.
+    (``robust_train``), on those of the worst class (``robust_worst``), and means over the epoch's
+    steps of the loss and of the rule's diagnostics. The weights of the epoch with the best
+    ``robust`` are kept in ``best.pt``.
 
     Args:
         model: on the device of ``data``, perhaps compiled; its initial weights count only where no
@@ -86,6 +89,7 @@ def train(
             evaluate`` needs to know). It is a part of what decides the run.
         checkpoint_every: steps between checkpoints, besides the one after every epoch.
         progress: show a progress bar. tensorboard: write the rows for TensorBoard too.
+        sampler: of the batches' classes; rows have each class's ``robust_c`` and chance ``p_c``.
 
     Returns:
         The trained model.
@@ -105,16 +109,18 @@ def train(
     check_plan(setting, plan, data)
     classes = check_model(model, data)
     own = {"data": data.name, "model": {"name": f"python:{type(eager(model)).__name__}"}}
-    config = config_of(setting, plan, evaluation) | own | words.table("about", about or {})
+    config = config_of(setting, plan, evaluation, sampler) | own | words.table("about", about or {})
     source = provenance(data, data.x_train.device, data.x_train.dtype)
     source["network"] = network(model)
     source["constants"] = constants(model, data.x_train[:2])
     source["frozen"] = [n for n, p in eager(model).named_parameters() if not p.requires_grad]
     run = flat(config) | flat({key: source[key] for key in DECIDES})
+    draws = started(sampler, data.hold_out(setting.validation)[0].y_train, data.classes)
     record = on_first(lambda: RunWriter(folder, config, source, tensorboard))
     with record or nullcontext(), _own_randomness(data.x_train.device, setting.seed):
         training = _Training(model, data, setting, plan, evaluation, record)
         training.files, training.classes = Checkpoints(folder, run), classes
+        training.draws = draws
         if (state := sent(on_first(training.files.load))) is not None:
             training.load_state_dict(state)
         training.run(checkpoint_every, progress)
@@ -149,6 +155,7 @@ class _Training:
 
     files: Checkpoints
     classes: int  # of the model
+    draws: Draws | None  # of the sampler
 
     def __init__(
         self,
@@ -190,6 +197,7 @@ class _Training:
             "torch": torch.random.get_rng_state(),
             "cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
             "memories": [part.state_dict() for part in memories(self.plan)],
+            "classes": None if self.draws is None else self.draws.weights,
             "at": {f.name: getattr(self.at, f.name) for f in fields(self.at)},
         }
 
@@ -202,6 +210,8 @@ class _Training:
         torch.random.set_rng_state(state["torch"])
         if state["cuda"] is not None:
             torch.cuda.set_rng_state(state["cuda"], self.device)
+        if self.draws is not None:
+            self.draws.weights = state["classes"].to(self.device)
         for part, held in zip(memories(self.plan), state.get("memories", []), strict=False):
             part.load_state_dict(held)
         self.at = _At(**state["at"])
@@ -258,6 +268,8 @@ class _Training:
         """A batch, its direction, and the optimiser's step."""
         at, size = self.at, self.setting.batch_size
         chosen = at.order.to(self.device)[at.step * size : (at.step + 1) * size]
+        if self.draws is not None:
+            chosen, attack = self.draws.batch(size, self.batches), self.draws.watch(attack)
         images, labels = self.x[chosen], self.y[chosen]
         if self.setting.augment:
             images = crop_and_flip(images, generator=self.batches)
@@ -285,8 +297,9 @@ class _Training:
         count = len(self.x_val)
         with self.divergence_named(rule, self.x_val, self.y_val):
             clean = clean_accuracy(self.model, self.x_val, self.y_val).value
-            robust = self.robust(self.x_val, self.y_val)
-            robust_train = self.robust(self.x[:count], self.y[:count])
+            stands = self.stands(self.x_val, self.y_val)
+            robust_train = self.stands(self.x[:count], self.y[:count]).double().mean().item()
+        robust, each = stands.double().mean().item(), by_class(stands, self.y_val)
         row: dict[str, float] = {
             "epoch": at.epoch,
             "step": at.epoch * self.steps,
@@ -296,8 +309,9 @@ class _Training:
             "clean": clean,
             "robust": robust,
             "robust_train": robust_train,
+            "robust_worst": min(each.values()),
             "seconds": round(at.trained, 3),
-        }
+        } | (self.draws.columns(each) if self.draws else {})
         self.record.log(**row, **{key: at.sums.get(key, math.nan) / self.steps for key in MEANS})
         at.rows = list(self.record.rows)
         if robust > at.best:
@@ -305,11 +319,11 @@ class _Training:
             best = {"model": eager(self.model).state_dict(), "epoch": at.epoch}
             save_atomically(best, self.record.folder / "best.pt")
 
-    def robust(self, x: Tensor, y: Tensor) -> float:
-        """Accuracy under the evaluation's attack, with random numbers of its own."""
+    def stands(self, x: Tensor, y: Tensor) -> Tensor:
+        """What the evaluation's attack leaves, ``(N,)``, with random numbers of its own."""
         draw = torch.Generator(self.device).manual_seed(0)
         with _own_randomness(self.device, 0):
-            return robust_accuracy(self.model, x, y, self.evaluation, 1, draw).value
+            return standing(self.model, x, y, self.evaluation, 1, draw)
 
     def where(self) -> str:
         """For messages."""

@@ -67,6 +67,41 @@ torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
 
 # %% [markdown]
+# ## The shortest vector
+#
+# Five perturbations tie as the worst, with gradients $g_1, \dots, g_5$ (the columns of $M$). Which direction lowers *all five* losses, and the least lowered one most? {numref}`fig-04-hull` has the answer, and this chapter proves it: take the convex hull of the gradients, find its point $w$ nearest to $0$, and walk the opposite way. Of all lines that separate $0$ from the hull, the one through $w$ is the farthest from $0$.
+
+# %%
+M = torch.tensor([[-0.6, 2.4, 2.2, 0.8, 1.3], [1.6, -0.5, 1.5, 2.3, 1.0]])
+result = steepest_descent(M.T)  # the package takes one gradient a row
+w, γ = M @ result.weights, result.direction
+Mn = M.numpy()
+
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-04-hull", "caption": "The point $w$ of least norm of the hull, its supporting line, and the steepest descent direction $\\gamma^\\star = -w/\\|w\\|$."}, "image": {"alt": "Five gradients in the plane, drawn as orange arrows from the origin, and their shaded convex hull. The point w on the edge between g1 and g2 is the hull's nearest point to the origin. A dashed line through w, at right angles to w, has the hull on its far side. A blue arrow from the origin points the opposite way: the steepest descent direction."}}
+fig, ax = plt.subplots(figsize=(6.2, 5.2))
+hull = Mn[:, [0, 1, 2, 3]].T
+ax.fill(*hull.T, color="#D55E00", alpha=0.12, zorder=0)
+ax.plot(*np.vstack([hull, hull[:1]]).T, color="#D55E00", linewidth=1)
+offsets = [(-26, -6), (8, 2), (8, 0), (6, 8), (-12, 10)]
+for i, (p, offset) in enumerate(zip(Mn.T, offsets, strict=True)):
+    ax.annotate("", p, (0, 0), arrowprops={"arrowstyle": "-|>", "color": "#D55E00", "lw": 1.2})
+    ax.annotate(f"$g_{i + 1}$", p, xytext=offset, textcoords="offset points", color="#D55E00", fontsize=14)
+wn, γn = w.numpy(), γ.numpy()
+across = np.array([-wn[1], wn[0]]) / np.linalg.norm(wn)
+ends = wn + np.outer([-2.85, 2.15], across)
+ax.plot(*ends.T, "--", color="black", linewidth=1.5)
+ax.annotate(r"$\langle w, z\rangle = \|w\|^2$", ends[0], xytext=(-100, 0), textcoords="offset points", fontsize=13)
+ax.plot([0, wn[0]], [0, wn[1]], color="#0072B2", linewidth=2.5)
+ax.plot(*wn, "o", color="#0072B2", markersize=9)
+ax.annotate("$w$", wn, xytext=(9, 3), textcoords="offset points", color="#0072B2", fontsize=16)
+ax.annotate("", γn, (0, 0), arrowprops={"arrowstyle": "-|>", "color": "#0072B2", "lw": 3, "mutation_scale": 20})
+ax.annotate("γ*", γn, xytext=(-24, -6), textcoords="offset points", color="#0072B2", fontsize=16)
+ax.plot(0, 0, "o", color="black", markersize=6)
+ax.annotate("0", (0, 0), xytext=(8, -14), textcoords="offset points", fontsize=13)
+ax.set(aspect="equal", xlim=(-1.5, 3.1), ylim=(-1.25, 2.7), xlabel="first component of a gradient", ylabel="second component")
+plt.show()
+
+# %% [markdown]
 # ## The question
 #
 # At a point $\theta$ let $g_1, \dots, g_m \in \mathbb{R}^d$ be the gradients $\nabla_\theta g(\theta, \delta^{(i)})$ at all maximisers
@@ -79,8 +114,7 @@ torch.set_default_dtype(torch.float64)
 # D(\gamma) := D_\gamma\phi(\theta) = \max_{i = 1, \dots, m} \langle \gamma, g_i\rangle .
 # ```
 #
-# Nothing here is divided by $\lVert\gamma\rVert$, so $D(s\gamma) = s\,D(\gamma)$ for $s \ge 0$. We call $\gamma$ a *descent direction* if $D(\gamma) < 0$.
-# We saw in {ref}`chapter 3 <chapter-03>` that $-g_i$ need not be one. Which unit vector is the best one? That is, we solve
+# So $D(s\gamma) = s\,D(\gamma)$ for $s \ge 0$. We saw in {ref}`chapter 3 <chapter-03>` that $-g_i$ need not descend. Which unit vector does so best? We solve
 #
 # ```{math}
 # :label: eq-04-problem
@@ -170,14 +204,6 @@ torch.set_default_dtype(torch.float64)
 #
 # We meet that relaxation again below.
 #
-# Now the code. Five maximisers, whose gradients are the columns of $M$, in the plane. Between the first two the angle is obtuse.
-
-# %%
-M = torch.tensor([[-0.6, 2.4, 2.2, 0.8, 1.3], [1.6, -0.5, 1.5, 2.3, 1.0]])
-result = steepest_descent(M.T)  # the package takes one gradient a row
-w, γ = M @ result.weights, result.direction
-
-# %% [markdown]
 # Two other roads to $w$: the point nearest to $0$ on any segment between two gradients (in the plane, a hull that does not hold $0$ has its nearest point on one of them), and SciPy's general solver SLSQP, on $\min_{\alpha \in \Delta}\lVert M\alpha\rVert^2$.
 
 
@@ -192,7 +218,6 @@ segments = combinations(M.T, 2)
 w_segments = min((nearest(p, q) for p, q in segments), key=torch.norm)
 
 # %%
-Mn = M.numpy()
 slsqp = minimize(
     lambda α: (Mn @ α) @ (Mn @ α), np.full(5, 0.2),
     jac=lambda α: 2 * Mn.T @ (Mn @ α), bounds=[(0, 1)] * 5,
@@ -205,44 +230,18 @@ slsqp = minimize(
 # **Check 04.1** *(the point of least norm, by three roads, and {prf:ref}`thm-04-projection`).* The active-set method of `ddi` and the segments agree to $10^{-12}$, and with SLSQP to $10^{-6}$;
 # the inequality holds for every $g_i$ to $10^{-12}$.
 
-# %%
+# %% tags=["hide-input"]
 assert torch.allclose(w, w_segments, atol=1e-12, rtol=0)
 assert np.allclose(w, Mn @ slsqp.x, rtol=0, atol=1e-6)
 assert (M.T @ w >= w @ w - 1e-12).all() and w.norm() > 0.9
 used = (result.weights > 1e-9).nonzero().flatten() + 1
-print(f"w = ({w[0]:.3f}, {w[1]:.3f}), made of gradients", used.tolist())
+print(f"✓ w = ({w[0]:.3f}, {w[1]:.3f}), made of gradients", used.tolist())
 
 # %% [markdown]
-# {numref}`fig-04-hull` is the whole theorem in one picture. Of all lines that separate $0$ from the hull, the supporting line through $w$ is the farthest from $0$.
-
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-04-hull", "caption": "The point $w$ of least norm of the hull, its supporting line, and the steepest descent direction $\\gamma^\\star = -w/\\|w\\|$."}, "image": {"alt": "Five gradients in the plane, drawn as orange arrows from the origin, and their shaded convex hull. The point w on the edge between g1 and g2 is the hull's nearest point to the origin. A dashed line through w, at right angles to w, has the hull on its far side. A blue arrow from the origin points the opposite way: the steepest descent direction."}}
-fig, ax = plt.subplots(figsize=(6.2, 5.2))
-hull = Mn[:, [0, 1, 2, 3]].T
-ax.fill(*hull.T, color="#D55E00", alpha=0.12, zorder=0)
-ax.plot(*np.vstack([hull, hull[:1]]).T, color="#D55E00", linewidth=1)
-offsets = [(-26, -6), (8, 2), (8, 0), (6, 8), (-12, 10)]
-for i, (p, offset) in enumerate(zip(Mn.T, offsets, strict=True)):
-    ax.annotate("", p, (0, 0), arrowprops={"arrowstyle": "-|>", "color": "#D55E00", "lw": 1.2})
-    ax.annotate(f"$g_{i + 1}$", p, xytext=offset, textcoords="offset points", color="#D55E00", fontsize=14)
-wn, γn = w.numpy(), γ.numpy()
-across = np.array([-wn[1], wn[0]]) / np.linalg.norm(wn)
-ends = wn + np.outer([-2.85, 2.15], across)
-ax.plot(*ends.T, "--", color="black", linewidth=1.5)
-ax.annotate(r"$\langle w, z\rangle = \|w\|^2$", ends[0], xytext=(-100, 0), textcoords="offset points", fontsize=13)
-ax.plot([0, wn[0]], [0, wn[1]], color="#0072B2", linewidth=2.5)
-ax.plot(*wn, "o", color="#0072B2", markersize=9)
-ax.annotate("$w$", wn, xytext=(9, 3), textcoords="offset points", color="#0072B2", fontsize=16)
-ax.annotate("", γn, (0, 0), arrowprops={"arrowstyle": "-|>", "color": "#0072B2", "lw": 3, "mutation_scale": 20})
-ax.annotate("γ*", γn, xytext=(-24, -6), textcoords="offset points", color="#0072B2", fontsize=16)
-ax.plot(0, 0, "o", color="black", markersize=6)
-ax.annotate("0", (0, 0), xytext=(8, -14), textcoords="offset points", fontsize=13)
-ax.set(aspect="equal", xlim=(-1.5, 3.1), ylim=(-1.25, 2.7), xlabel=r"$\theta_1$", ylabel=r"$\theta_2$")
-plt.show()
-
 # %% [markdown]
 # ## Is it really the steepest?
 #
-# We need a $\phi$ that has these gradients and is not simply linear. Let the adversary choose among five perturbations, $\mathcal{S} = \{1, \dots, 5\}$, with
+# We need a $\phi$ that has these gradients and is not simply linear: on a linear one every difference quotient is exact, and tests nothing. Let the adversary choose among five perturbations, $\mathcal{S} = \{1, \dots, 5\}$, with
 # $g(\theta, \delta) = \sin\langle g_\delta, \theta\rangle + c_\delta\lVert\theta\rVert^2$. At $\theta = 0$ all five tie at the value $0$.
 
 # %%
@@ -276,7 +275,7 @@ assert abs(directional_derivative(M.T, γ) + w.norm()) < 1e-12
 assert abs(result.slope + w.norm()) < 1e-12
 assert -1e-12 <= D.min() + w.norm() < M.norm(dim=0).max() * pi / 7200
 assert abs(one_sided(φ, θ, γ, t=1e-6) + w.norm()) < 1e-5
-print(f"steepest slope {result.slope:.3f}")
+print(f"✓ slope {result.slope:.4f}; least of {len(D)} directions {D.min():.4f}")
 
 # %% [markdown]
 # {numref}`fig-04-angles` draws the slope for every direction. Against two of the five single gradients the way leads uphill, as in {ref}`chapter 3 <chapter-03>`; against the other three it descends, but not as steeply as along $\gamma^\star$.
@@ -336,7 +335,7 @@ epigraph = minimize(  # z = (γ, τ)
 # **Check 04.3** *(Theorem 2 in forty dimensions).* The solver's least slope and its direction agree with the theorem's $-\lVert w\rVert$ and $\gamma^\star$ to $10^{-6}$ and $10^{-4}$. $20\,000$ directions around $\gamma^\star$, at each of four distances, keep the bound of the
 # proof, $D(\gamma) \ge -\lVert w\rVert\cos\omega$ with $\omega$ the angle between $\gamma$ and $\gamma^\star$; those that lean away at right angles to all gradients attain it. Both to $10^{-9}$.
 
-# %%
+# %% tags=["hide-input"]
 best = steepest_descent(wide.T)
 norm = (wide @ best.weights).norm()  # of w
 assert abs(best.slope + norm) < 1e-9 and abs(epigraph.x[-1] + norm) < 1e-6
@@ -350,7 +349,7 @@ for distance in (0.01, 0.1, 1.0, 10.0):
         tries = tries / tries.norm(dim=1, keepdim=True)
         spare = (tries @ wide).amax(1) + norm * (tries @ best.direction)
         assert spare.min() > -1e-9 and (spare.max() < 1e-9) == attained
-print("no direction is steeper than the cosine allows, near or far")
+print(f"✓ slope: theorem {best.slope:.4f}, a general solver {epigraph.x[-1]:.4f}")
 
 # %% [markdown]
 # ## What the direction promises
@@ -372,12 +371,13 @@ print("no direction is steeper than the cosine allows, near or far")
 # **Check 04.4** *(the smallest decrease is the largest possible, and is shared).* Along $\gamma^\star$ all eight losses fall at least at the rate $\lVert w\rVert$, those with positive weight at exactly that rate
 # (to $10^{-9}$). Each single direction $-g_i/\lVert g_i\rVert$ is better for its own loss, and worse for the worst one. For $m = 1$ the two directions are the same.
 
-# %%
+# %% tags=["hide-input"]
 rates = best.direction @ wide
 positive = best.weights > 1e-9
 assert (rates <= 1e-9 - norm).all() and norm > 0.1
 assert torch.allclose(rates[positive], -norm, atol=1e-9, rtol=0)
 assert not positive.all()
+print(f"✓ least decrease {norm:.3f}, shared by {int(positive.sum())} of 8 losses")
 for g in wide.T:
     single = steepest_descent(g[None])
     assert torch.allclose(single.direction, -g / g.norm())
@@ -442,7 +442,7 @@ def signed_distance(s):
 # **Check 04.5** *(sphere and ball).* For 61 positions of the triangle the brute-force value over the sphere is the signed distance, to $10^{-12}$ (the best directions are on the grid), and the value over the ball, which is what
 # `steepest_descent` returns as its slope, is the smaller of that and $0$, to $10^{-9}$. At the centre the sphere's least slope is $+\frac12$, taken in three directions.
 
-# %%
+# %% tags=["hide-input"]
 shifts = torch.linspace(-1.5, 1.5, 61).tolist()
 for s in shifts:
     triangle = corners + torch.tensor([0.0, s])
@@ -450,6 +450,7 @@ for s in shifts:
     on_ball = steepest_descent(triangle).slope
     assert abs(on_ball - min(signed_distance(s), 0)) < 1e-9
 assert ((corners @ circle).amax(0) < 0.5 + 1e-6).sum() == 3
+print(f"✓ {len(shifts)} positions; at the centre: sphere +{sphere_value(corners):.2f}, ball 0")
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-04-sphere", "caption": "Once $0$ is inside the hull, the least slope over the sphere is positive; the ball's is $0$."}, "image": {"alt": "Left: three copies of a triangle along a vertical line; one far above the origin, one whose lower edge touches it, one around it. Right: least slope against the triangle's position. Outside the hull the sphere's black curve and the ball's blue dashed curve coincide below zero; inside, the black one rises to one half while the blue one stays at zero."}}
 fig, (ax, bx) = plt.subplots(1, 2, figsize=(6.4, 3.6), width_ratios=[1, 1.35])
@@ -481,7 +482,7 @@ plt.show()
 # (check-04-6)=
 # **Check 04.6** *(many $\alpha^\star$, one $M\alpha^\star$).* A whole segment of weights is optimal: each meets {prf:ref}`thm-04-projection`. Three methods return the same point to $10^{-5}$, also when every gradient is given three times.
 
-# %%
+# %% tags=["hide-input"]
 line = torch.tensor([[1.0, 1.0, 1.0, 1.0], [-2.0, -1.0, 1.0, 3.0]])
 for s in (0.0, 0.3, 1.0):
     α = torch.tensor([0.6 * s, (1 - s) / 2, (1 - s) / 2, 0.4 * s])
@@ -504,7 +505,7 @@ for method in ("exact", "apg", "frank-wolfe"):
 # :::{admonition} Our comment
 # :class: comment
 #
-# Line 8 has lost the minus sign of Theorem 2. As printed the algorithm *ascends*: $\langle w/\lVert w\rVert, g_i\rangle \ge \lVert w\rVert$ for every $i$. {cite:t}`cho2023` prints the sign correctly (section "In more detail"). It is a slip of print only; the theorem is not touched.
+# Line 8 has lost the minus sign of Theorem 2. As printed the algorithm *ascends*: $\langle w/\lVert w\rVert, g_i\rangle \ge \lVert w\rVert$ for every $i$. {cite:t}`cho2023` prints the sign correctly. The theorem is not touched.
 # :::
 #
 # We run both versions on the source's counterexample 2: $g(\theta, \delta) = \delta\langle\theta, u\rangle + (1 - \delta)\langle\theta, v\rangle + \delta(\delta - 1)$ on $[0, 1]$, with $u$ and $v$ at $120°$. It is convex in $\delta$, so the maximum is at an end:
@@ -514,7 +515,7 @@ for method in ("exact", "apg", "frank-wolfe"):
 V = torch.tensor([[0.5, 0.5], [sqrt(3) / 2, -sqrt(3) / 2]])  # columns u and v
 
 
-def run(sign, β=0.1, steps=20, single=False):
+def run(sign, β=0.1, steps=20, single=False, V=V):
     """Losses along Algorithm 1, line 8 with this sign; or one maximiser."""
     θ, values = torch.zeros(2), []  # we start at the kink
     for _ in range(steps + 1):
@@ -530,8 +531,8 @@ def run(sign, β=0.1, steps=20, single=False):
 # %% [markdown]
 # (check-04-7)=
 # **Check 04.7** *(the printed sign ascends, Theorem 2's descends).* From the kink, with $\beta = 0.1$: as printed every step raises $\phi$, corrected every step lowers it, both by $\beta\lVert u + v\rVert/2$ to $10^{-9}$.
-# With one maximiser only, the first step goes along $-v$, where the slope at the kink is $-\langle u, v\rangle > 0$, and it climbs. (Equation 10 of the source prints $\ge$ for this slope; it is an equality.)
-# Two such steps together descend half as far as two corrected ones.
+# With one maximiser only, the first step goes along $-v$, where the slope at the kink is $-\langle u, v\rangle > 0$, and it climbs.
+# Two such steps together descend $\cos\frac\omega2$ times as far as two corrected ones, where $\omega$ is the angle between $u$ and $v$: half as far at $120°$ (also run at $100°$ and $160°$).
 
 # %%
 printed, corrected, single = run(+1), run(-1), run(-1, single=True)
@@ -544,6 +545,14 @@ assert abs(directional_derivative(V.T, -v) + u @ v) < 1e-12
 assert single[1] > single[0] + 0.04
 assert torch.allclose(single[::2], corrected[::2] / 2, atol=1e-9, rtol=0)
 
+# %%
+for degrees in (100, 120, 160):
+    half = torch.tensor(degrees * pi / 360)
+    W = torch.stack([half.cos() * torch.ones(2), half.sin() * torch.tensor([1, -1])])
+    one, both = run(-1, single=True, V=W)[::2], run(-1, V=W)[::2]
+    assert torch.allclose(one, both * half.cos(), atol=1e-9, rtol=0)
+    print(f"✓ {degrees}°: one gradient descends {one[-1] / both[-1]:.2f} times as far")
+
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-04-sign", "caption": "Algorithm 1 as printed climbs at every step; with the minus sign of Theorem 2 it descends."}, "image": {"alt": "Robust loss against step. A blue dashed line, Algorithm 1 as printed, rises steadily. A solid blue line with triangles, with the minus sign, falls steadily. An orange line with circles, one maximiser at a time, goes up at the first step, then down and up in a zigzag that falls more slowly."}}
 fig, ax = plt.subplots(figsize=(6.4, 3.8))
 steps = np.arange(len(printed))
@@ -555,7 +564,7 @@ ax.set(xlabel="step", ylabel="robust loss φ", xlim=(0, 20), xticks=range(0, 21,
 plt.show()
 
 # %% [markdown]
-# {numref}`fig-04-sign` also shows training with one gradient, in steps of the same length. It climbs at every other step, and still descends on the whole, at half the rate. To climb now and then is not to fail.
+# {numref}`fig-04-sign` also shows training with one gradient, in steps of the same length. It climbs at every other step, and still descends on the whole, at $\cos\frac\omega2$ of the rate. To climb now and then is not to fail.
 #
 # ## At every scale
 #
@@ -565,7 +574,7 @@ plt.show()
 # **Check 04.8** *(scales, copies, zero).* Multiplying all gradients by $10^{\pm15}$ or $10^{\pm200}$ changes no direction (to $10^{-12}$) and scales the slope (to a relative $10^{-12}$), though at $10^{\pm200}$ the square of every single entry is $0$ or $\infty$.
 # Copies change nothing; a zero gradient makes the point stationary, and nothing is NaN. One limit remains, explained below.
 
-# %%
+# %% tags=["hide-input"]
 for scale in (1e-200, 1e-15, 1e15, 1e200):
     scaled = steepest_descent(scale * M.T)
     assert torch.allclose(scaled.direction, γ, atol=1e-12, rtol=0)
@@ -576,6 +585,7 @@ copies = steepest_descent(M.T.repeat(3, 1))
 assert torch.allclose(copies.direction, γ, atol=1e-9, rtol=0)
 with_zero = steepest_descent(torch.cat([M.T, torch.zeros(1, 2)]))
 assert with_zero.stationary and with_zero.slope == 0
+print("✓ same direction at all four scales, tripled, and not with a zero gradient")
 assert (with_zero.direction == 0).all()
 for large, verdict in ((1e6, False), (1e9, True)):
     pair = torch.diag(torch.tensor([large, 1.0]))
@@ -600,7 +610,6 @@ for large, verdict in ((1e6, False), (1e9, True)):
 #
 # At a local minimiser $D \ge 0$, so $0 \in K$. The converse is false: slopes see only the first order. Three examples at $\theta = 0$, none a local minimiser: $\theta_1^3$; $-\lVert\theta\rVert^2$, even a local *maximum*; and
 # $\max(\theta_1, -\theta_1) - \theta_2^2$, with two maximisers and a true kink. In each $M\alpha^\star = 0$, and $\gamma^\star$ is $0/0$. Theorem 2 holds with the hypothesis $0 \notin K$ instead.
-# Appendix C also calls the denominator "nonnegative", which every norm is; it must be *positive*.
 # :::
 
 # %%
@@ -660,7 +669,7 @@ plt.show()
 # **Check 04.10** *(a descent direction exists if and only if $0 \notin K$).* For 100 random sets of six gradients in $\mathbb{R}^3$, a linear programme that looks for weights with $M\alpha = 0$, one that looks for a direction of
 # negative slope, and `steepest_descent` give the same verdict. (By symmetry about half of them have a direction; both verdicts occur more than 20 times.)
 
-# %%
+# %% tags=["hide-input"]
 verdicts, one = [], np.ones(6)
 box = [(-1, 1)] * 3 + [(None, None)]  # for (γ, τ)
 for _ in range(100):
@@ -671,7 +680,9 @@ for _ in range(100):
     stationary = steepest_descent(Q.T).stationary
     verdicts.append((hull.status == 0, least > -1e-7, stationary))
 assert all(len(set(v)) == 1 for v in verdicts)
-assert 20 < sum(v[0] for v in verdicts) < 80
+inside = sum(v[0] for v in verdicts)
+assert 20 < inside < 80
+print(f"✓ 0 in the hull of {inside} of 100 sets; three verdicts agree on each")
 
 # %% [markdown]
 # For a convex $\phi$ the gap closes, and $\lVert w\rVert$ becomes a certificate of optimality.
@@ -695,7 +706,7 @@ assert 20 < sum(v[0] for v in verdicts) < 80
 # **Check 04.11** *(for a convex $\phi$ nothing is lost).* Take $\phi(\theta) = \max_i\langle\theta, g_i\rangle + \frac12\lVert\theta\rVert^2$, so that $\phi(0) = 0$. For the three corners of the triangle, $0 \in K$, and $0$ is a minimiser: none of $10\,000$ random points is lower.
 # For the five gradients of {numref}`fig-04-hull` the bound holds at all of them to $10^{-12}$, and almost with equality for one short step: along $\gamma^\star$ the quotient is within $10^{-3}$ of $-\lVert w\rVert$.
 
-# %%
+# %% tags=["hide-input"]
 points = torch.randn(10_000, 2, generator=rng)
 points = points * torch.rand(10_000, 1, generator=rng)
 for columns, norm in ((corners.T, 0.0), (M, w.norm())):
@@ -727,7 +738,7 @@ whole = torch.tensor([{0, 1} <= set(s) for s in subsets])
 assert torch.allclose(true[whole], promised[whole], atol=1e-9, rtol=0)
 assert (true[~whole] > promised[~whole] + 0.1).all()
 assert (promised < 0).all() and (true > 0.1).sum() == (true > 0).sum() == 6
-print(f"of {len(true)} subsets {whole.sum()} are best, {(true > 0).sum()} ascend")
+print(f"✓ of {len(true)} subsets {whole.sum()} are best, {(true > 0).sum()} ascend")
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-04-missing", "caption": "Every subset of the maximisers promises descent; six of the 31 ascend."}, "image": {"alt": "Scatter plot of true slope against promised slope for 31 subsets of five maximisers. All points lie on or above the diagonal. Eight subsets coincide at the point where the diagonal ends, at slope minus 0.97, marked by a blue triangle. Orange circles above zero are subsets whose direction ascends; grey ones below zero descend. Numbers such as ×2 tell how many subsets coincide."}}
 fig, ax = plt.subplots(figsize=(6.4, 4.4))

@@ -266,6 +266,7 @@ SOLVE = {
 TRAINING = {
     "Setting": Entry(lambda: fields(SETTING) | {"m_end": 3, "epoch_steps": 2}, {"batch_size": COUNT}, use=fields),
     "Phase": Entry(lambda: {"start": 0.5, "rule": ddi.Rule("ddi", m=2), "attack": PGD}, {"start": number(0, 1), "attack": KEPT}, use=fields),
+    "Sampler": Entry(lambda: {"name": "cfol", "gamma": 0.5, "eta": 0.001}, {"name": WORD, "gamma": optional(number(0, 1, strict=True)), "eta": optional(RADIUS)}, use=fields),
     "train": Entry(TRAIN),
     "Run": Entry(RUN, {"experiment": NAME, "data": TEXT, "model": MAPPING, "attack": KEPT, "evaluation": KEPT}, use=fields),
     "RunWriter": Entry(lambda: {"folder": folder(), "config": {"a": 1}, "source": {"device": "cpu"}}, use=lambda w: w.__exit__(None, None, None)),

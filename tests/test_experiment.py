@@ -536,7 +536,7 @@ def test_options_reach_train(tiny, tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr(
         "ddi.experiment.train",
-        lambda *plan: seen.update(zip("every bar board".split(), plan[-3:], strict=True)),
+        lambda *plan: seen.update(zip("every bar board".split(), plan[-4:-1], strict=True)),
     )
     monkeypatch.setattr("ddi.commands.read_record", lambda folder: None)
     monkeypatch.setattr("ddi.commands._numbers", str)

@@ -25,7 +25,7 @@ TOOLS = [p for room in ("benchmarks", "book/tools") for p in sorted((ROOT / room
 ORDER = (
     "_checks _words state threat losses adversary attacks beta objectives simplices quadratic "
     "solver danskin parallel gradients samples product combine descent sharpness models data "
-    "evaluate naming identity clone checkpoint record plan samplers trainer kernels tables "
+    "evaluate naming identity clone checkpoint record samplers plan trainer kernels tables "
     "experiment plots measure commands page __main__"
 ).split()
 

@@ -24,7 +24,7 @@ PROGRAM = """
 import sys
 from dataclasses import replace
 import torch
-from ddi import MLP, PGD, Setting, digits, parallel, train
+from ddi import MLP, PGD, Sampler, Setting, digits, parallel, train
 from ddi.tables import rule_of
 
 def gradients(rules):
@@ -46,6 +46,14 @@ def buffers():
     parallel.average_buffers(model)
     return dict(model.named_buffers())
 
+def sampled(folder):
+    torch.manual_seed(0)
+    model, data = MLP(hidden=(8,)).double(), digits().to(dtype=torch.float64)
+    setting = Setting(epochs=1, batch_size=100, augment=True, validation=300, lr=0.1)
+    sampler = Sampler("cfol", eta=0.01)
+    rule, attack = descent_rule("mean", m=2), PGD(0.1, 0.05, 2)
+    return train(model, data, rule, attack, setting, folder, sampler=sampler)
+
 def curve(folder):
     torch.manual_seed(0)
     model = MLP(hidden=(8,)).double()
@@ -66,6 +74,7 @@ def test_two_processes_are_one(tmp_path):
         parallel.start()
         found = gradients(rules)
         curve(sys.argv[1] + "/two")
+        sampled(sys.argv[1] + "/two-sampled")
         torch.save(buffers(), f"{sys.argv[1]}/buffers{parallel.rank()}.pt")
         try:
             curve(sys.argv[1] + "/two")
@@ -104,9 +113,12 @@ def test_two_processes_are_one(tmp_path):
         for found in pair:
             assert (found[name] - expected).norm() <= 1e-6 * expected.norm(), name
     space["curve"](tmp_path / "one")
-    alone, shared = (read_record(tmp_path / n).metrics for n in ("one", "two"))
-    for key in alone.keys() - {"seconds"}:
-        np.testing.assert_allclose(shared[key], alone[key], rtol=1e-5, atol=1e-9, err_msg=key)
+    space["sampled"](tmp_path / "one-sampled")
+    for end in ("", "-sampled"):
+        alone, shared = (read_record(tmp_path / f"{n}{end}").metrics for n in ("one", "two"))
+        for key in alone.keys() - {"seconds"}:
+            np.testing.assert_allclose(shared[key], alone[key], rtol=1e-5, atol=1e-9, err_msg=key)
+    assert max(alone[f"p_{c}"][-1] for c in range(10)) > 0.105  # 0.1 without errors
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):

@@ -814,7 +814,7 @@ assert φ_there["exact"] < φ_there["SAM"] - 0.05 and φ_there["exact"] > high.m
 # - SAM's one step of ascent drops a term, and its gradient misses the objective's, by the same $\rho^2 c$ to leading order; with the term the error is of order $\rho^3$, with $K$ steps of ascent $\rho^{K+1}$.
 # - All this is for small balls. In our network at $\rho = 0.5$ one step looks at another peak than the maximiser's, and the dropped term is not to blame.
 # - One perturbation for all samples is no product. As the lecture prints the objective, with a maximum for each sample, it is another, larger function than the one whose update it prints.
-# - SAMPa takes as many gradients as SAM. They need not wait for each other, so on two devices it is as fast as SGD. $\lambda = 1$ is optimistic gradient descent; $\lambda = 0$ needs the gradient to be remembered.
+# - SAMPa takes as many gradients as SAM. They need not wait for each other, so on two devices it is about as fast as SGD. $\lambda = 1$ is optimistic gradient descent; $\lambda = 0$ needs the gradient to be remembered.
 # - With 40 % wrong labels and a large learning rate SAM ends far above SGD, which has learned them by heart. SGD's best epoch is as good, and so is SGD at the smaller rate that noisy validation labels choose.
 # - $\epsilon$-stability is the same maximum over a shift. Its optimum is a kink: 0 in Danskin's hull is the condition for it.
 # - Not run here: the lecture's table (ResNet-56 on CIFAR-10). `ddi run experiments/sam.toml` has its arms, for a ResNet-18, with a control that has as many gradients.

@@ -96,7 +96,7 @@ def worst_near(θ, n=601):
     return valleys(θ[..., None] + torch.linspace(-ρ, ρ, n)).amax(-1)
 
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-17-valleys", "caption": "The deepest valley is not the best one for whoever may be moved. The loss (dashed) and its maximum over a ball of radius 0.3 (solid). Dots: their minima; the bar is the ball around the lower one of φ."}, "image": {"alt": "Two curves over one weight from minus 1.9 to 2.5. The dashed loss has a deep narrow valley at minus 1 and a shallower broad one near 1. The solid maximum over the ball nearly fills the narrow valley and has its minimum, a sharp corner at 0.46, above the broad one."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-17-valleys", "caption": "The deepest valley is not the best one for whoever may be moved. The loss (dashed) and its maximum over a ball of radius 0.3 (solid). Dots: their minima; the bar is the ball around the lower one of φ."}, "image": {"alt": "Two curves over one weight from minus 1.9 to 2.5. The dashed loss has a deep narrow valley at minus 1 and a shallower broad one near 1. The solid maximum over the ball nearly fills the narrow valley and has its minimum, a sharp corner at height 0.43, above the broad one."}}
 grid = torch.linspace(-1.9, 2.5, 2201)
 low, high = valleys(grid), worst_near(grid)
 fig, ax = plt.subplots(figsize=(6.4, 3.8))

@@ -105,10 +105,13 @@ class Draws:
         return {f"robust_{c}": v for c, v in robust.items()} | {f"p_{c}": p for c, p in chances}
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Watched(Attack):
+    """The attack of one step; its first call counts (SAM calls again, at other weights)."""
+
     attack: Attack
     draws: Draws
+    counted: bool = False
 
     def passes_for(self, classes: int) -> int:
         return self.attack.passes_for(classes)
@@ -125,9 +128,12 @@ class _Watched(Attack):
     ) -> Tensor:
         """An image counts as misclassified if one of its perturbations is."""
         deltas = self.attack.restarts(model, x, y, m, generator, chunk, part)
+        if self.counted:
+            return deltas
         with torch.no_grad(), frozen(model):
             wrong = torch.stack([model(x[part] + d).argmax(1) != y[part] for d in deltas]).any(0)
         self.draws.follow(wrong, y[part])
+        self.counted = True
         return deltas
 
 

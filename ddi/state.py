@@ -102,18 +102,6 @@ def frozen(model: Model) -> Iterator[None]:
 
 
 @contextmanager
-def _uncached() -> Iterator[None]:
-    """Parametrised weights are computed anew: one that ``parametrize.cached`` has kept may have no
-    graph, or come of other parameters.
-    """
-    kept, parametrize._cache_enabled = parametrize._cache_enabled, 0
-    try:
-        yield
-    finally:
-        parametrize._cache_enabled = kept
-
-
-@contextmanager
 def displaced(model: nn.Module, flat: Tensor) -> Iterator[None]:
     """The trainable parameters moved by ``flat``, ``(d,)`` in their order; on leaving, also by an
     exception, they have their values again, bit for bit.
@@ -132,6 +120,18 @@ def displaced(model: nn.Module, flat: Tensor) -> Iterator[None]:
     finally:
         for p, value in zip(parameters, before, strict=True):
             p.data.copy_(value)
+
+
+@contextmanager
+def _uncached() -> Iterator[None]:
+    """Parametrised weights are computed anew: one that ``parametrize.cached`` has kept may have no
+    graph, or come of other parameters.
+    """
+    kept, parametrize._cache_enabled = parametrize._cache_enabled, 0
+    try:
+        yield
+    finally:
+        parametrize._cache_enabled = kept
 
 
 @contextmanager

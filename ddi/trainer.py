@@ -196,8 +196,8 @@ class _Training:
             "attacks": self.attacks.get_state(),
             "torch": torch.random.get_rng_state(),
             "cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
-            "memories": [part.state_dict() for part in memories(self.plan)],
             "classes": None if self.draws is None else self.draws.weights,
+            "memories": [part.state_dict() for part in memories(self.plan)],
             "at": {f.name: getattr(self.at, f.name) for f in fields(self.at)},
         }
 

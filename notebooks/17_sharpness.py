@@ -44,13 +44,9 @@ if "google.colab" in sys.modules and importlib.util.find_spec("ddi") is None:
     sys.path.insert(0, clone)  # an installation in place is seen from the next start on
 
 # %%
-import math
-import sys
-
-import matplotlib.pyplot as plt
-import numpy as np
 # %%
 import json
+import sys
 
 import matplotlib.pyplot as plt
 import numpy as np

@@ -279,7 +279,7 @@ PLANTED = [
     F("processes do not sum their gradients", "parallel", "total", "dist.all_reduce(tensor)", "pass", "parallel.two_processes_are_one"),
     F("CFOL forgets to divide by the chance of the class", "samplers", "Draws.follow", "(self.sampler.eta or 0.0) * errors / self.chances", "(self.sampler.eta or 0.0) * errors", "samplers.the_estimate_of_the_errors_is_unbiased"),
     F("CFOL explores nothing", "samplers", "Draws.chances", "gamma / self.classes + (1 - gamma) * self.weights.softmax(0)", "self.weights.softmax(0)", "samplers.the_probabilities_are_a_mix_of_uniform_and_softmax"),
-    F("CFOL's errors are those of the first perturbation", "samplers", "_Watched.restarts", "for d in deltas", "for d in deltas[:1]", "samplers.an_epoch_with_cfol_by_hand"),
+    F("CFOL's errors are those of the first perturbation", "samplers", "_Watched.restarts", "torch.stack([model(x[part] + d).argmax(1) != y[part] for d in deltas]).any(0)", "torch.stack([model(x[part] + d).argmax(1) != y[part] for d in deltas])[0]", "samplers.an_epoch_with_cfol_by_hand"),
     F("CFOL's errors are those of the clean images", "samplers", "_Watched.restarts", "x[part] + d", "x[part]", "samplers.an_epoch_with_cfol_by_hand"),
     F("CFOL knows the errors of this process's share alone", "samplers", "Draws.follow", "total(y[wrong].bincount(minlength=self.classes))", "y[wrong].bincount(minlength=self.classes)", "parallel.two_processes_are_one"),
     F("the last images of a class are never drawn", "samplers", "Draws.batch", "(share * self.count[chosen]).long()", "(share * (self.count[chosen] - 1)).long()", "samplers.classes_are_drawn_by_their_probabilities_and_images_uniformly_within"),

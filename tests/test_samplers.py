@@ -1,12 +1,14 @@
 """The classes of a batch: laws of the draws, CFOL's estimate, and runs with a sampler."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from test_trainer import ATTACK, QUICK, SHORT, WEAK, Stop, counted, dropping, fresh, same, stopping
 from torch import nn
 
-from ddi import PGD, Rule, Sampler, digits, read_experiment, read_record, train
+from ddi import PGD, SAM, Rule, Sampler, digits, read_experiment, read_record, train
 from ddi.samplers import Draws
 
 CFOL = Sampler("cfol", gamma=0.3, eta=0.02)
@@ -64,7 +66,7 @@ def test_a_batch_counts_as_its_images_one_by_one_at_the_same_probabilities():
 def test_an_epoch_with_cfol_by_hand(tmp_path):
     """Two perturbations an image: it counts once, if one of them is misclassified."""
     rule, lr = Rule("mean", m=2), 0.05
-    setting = SHORT.__class__(**{**vars(SHORT), "epochs": 1, "weight_decay": 0.0, "lr": lr})
+    setting = replace(SHORT, epochs=1, weight_decay=0.0, lr=lr)
     got = run(tmp_path / "run", rule=rule, setting=setting)
     model, (part, x, y) = fresh(), digits().hold_out(300)
     batches, attacks = (torch.Generator().manual_seed(s) for s in (0, 10**6))
@@ -120,7 +122,7 @@ def test_balanced_batches_cost_no_pass(tmp_path):
     passes = {}
     for name, sampler in {"none": None, "balanced": Sampler("balanced"), "cfol": CFOL}.items():
         model, seen = counted(fresh())
-        run(tmp_path / name, sampler, model, SHORT.__class__(**{**vars(SHORT), "epochs": 1}))
+        run(tmp_path / name, sampler, model, replace(SHORT, epochs=1))
         passes[name] = [size for size in seen if size == 100]
     assert len(passes["balanced"]) == len(passes["none"]) == len(passes["cfol"]) - 11
 
@@ -181,3 +183,15 @@ def test_what_cannot_be_drawn_from_is_refused_before_anything_is_written(tmp_pat
         with pytest.raises(ValueError, match=words):
             train(fresh(), broken, Rule("single"), ATTACK, SHORT, tmp_path / "a", sampler=sampler)
     assert not (tmp_path / "a").exists()
+
+
+def test_sam_attacks_twice_and_the_errors_at_the_weights_count(tmp_path):
+    """The second attack of a step is at other weights: it is passed over."""
+    one = replace(SHORT, epochs=1, epoch_steps=1, validation=300)
+    wide = SAM(Rule("single"), rho=5.0)
+    chances = []
+    for name, rule in {"plain": Rule("single"), "sam": wide}.items():
+        run(tmp_path / name, rule=rule, setting=one, evaluation=WEAK)
+        chances.append([read_record(tmp_path / name).row("last")[f"p_{c}"] for c in range(10)])
+    np.testing.assert_allclose(chances[0], chances[1], rtol=1e-12)
+    assert max(chances[0]) > 0.1001

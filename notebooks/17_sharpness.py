@@ -28,6 +28,8 @@
 # **Time and hardware.** Half an hour to read; under half a minute to run on one processor core. The training curves are read from records.
 # :::
 
+# %% tags=["remove-cell"]
+# Only in Colab: fetch the book and install it in place. Anywhere else this cell does nothing.
 import importlib.util
 import subprocess
 import sys
@@ -44,9 +46,7 @@ if "google.colab" in sys.modules and importlib.util.find_spec("ddi") is None:
     sys.path.insert(0, clone)  # an installation in place is seen from the next start on
 
 # %%
-# %%
 import json
-import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -639,7 +639,7 @@ for arm, end in ends.items():
 print(f"rate {large}, stopped: SAM {stopped['sam']:.3f}, SGD {stopped['sgd']:.3f}")
 
 # %% [markdown]
-# So tell both. At a learning rate, or after a time, at which a network learns wrong labels by heart, SAM holds it back, and neither the length of the steps nor the number of passes explains that. But what it keeps was there: SGD had it in its first epochs, and a smaller rate, chosen without any clean label, keeps it as well. That is a small network, a small data set and one kind of noise.
+# So tell both ({numref}`fig-17-labels`). At a learning rate, or after a time, at which a network learns wrong labels by heart, SAM holds it back, and neither the length of the steps nor the number of passes explains that. But what it keeps was there: SGD had it in its first epochs, and a smaller rate, chosen without any clean label, keeps it as well. That is a small network, a small data set and one kind of noise.
 #
 # %% [markdown]
 # ## ε-stability: where the optimum is the kink
@@ -698,7 +698,7 @@ print(f"f(x ± ε) = {f(a + ε):.3f}; slopes there {ends[0]:+.2f} and {ends[1]:+
 # %% [markdown]
 # For a network the kink is a rare event ({ref}`chapter 3 <chapter-03>`): almost everywhere one maximiser is alone. Here the optimum *is* a kink, as in {numref}`fig-17-valleys`: a smooth optimum would need a flat end.
 #
-# The method of the source, StableOpt, asks where the worst case is best by optimistic bounds, and then looks at the worst point near there by pessimistic ones. The bounds are a Gaussian process's, $\mu \pm 2\sigma$. Its rival, GP-UCB, asks at the largest optimistic bound.
+# The method of the source, StableOpt, asks where the worst case is best by optimistic bounds, and then looks at the worst point near there by pessimistic ones. The bounds are a Gaussian process's, $\mu \pm 2\sigma$. Its rival, GP-UCB, asks at the largest optimistic bound. {numref}`fig-17-stable` shows where the two ask.
 
 # %%
 def bounds(X, Y, scale=0.06, size=0.5, noise=1e-3):

@@ -44,7 +44,7 @@ if "google.colab" in sys.modules and importlib.util.find_spec("ddi") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", clone], check=True)
     sys.path.insert(0, clone)  # an installation in place is seen from the next start on
 
-# %%
+# %% tags=["hide-input"]
 import math
 from functools import partial
 
@@ -55,7 +55,6 @@ from matplotlib.patheffects import withStroke
 import ddi
 from ddi import plots
 
-# %%
 plots.use_style()
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)

@@ -46,7 +46,7 @@ if "google.colab" in sys.modules and importlib.util.find_spec("ddi") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", clone], check=True)
     sys.path.insert(0, clone)  # an installation in place is seen from the next start on
 
-# %%
+# %% tags=["hide-input"]
 import itertools
 import math
 import warnings
@@ -59,7 +59,6 @@ from torch.func import functional_call, jvp, vmap
 import ddi
 from ddi import plots
 
-# %%
 plots.use_style()
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
@@ -222,7 +221,7 @@ print(f"✓ {len(best)} of {len(lists)} lists are maximisers, and each is a mix"
 #
 # For *one* pair the claim is Theorem 2 ({ref}`chapter 4 <chapter-04>`), and holds. For a batch, Theorem 2 asks that the $m$ columns be
 # *all* of $S^\star(\theta)$, and by {prf:ref}`thm-07-product` that means all mixes: $m \ge \prod_i |S_i^\star(\theta)|$. With ten samples of two
-# maximisers each that is 1 024 columns. Algorithm 1 takes one column a restart (*column* means the joint perturbation or its gradient). It repeats, one level up, the step that the paper
+# maximisers each that is 1 024 columns. Algorithm 1 takes one column a restart (*column* means the joint perturbation or its gradient). It repeats, one level up, the step that the paper
 # criticises in the corollary: it treats some maximisers as if they were all.
 # :::
 #

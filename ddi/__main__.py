@@ -178,7 +178,7 @@ def _evaluate_options(evaluate: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    arms = [arm for arm in options.arms.split(",") if arm]
+    arms = [arm.strip() for arm in options.arms.split(",") if arm.strip()]
     runs = read_experiment(options.file, options.overrides, arms, options.seeds, options.epochs)
     return commands.run(
         runs,
@@ -205,8 +205,8 @@ def _evaluate(options: argparse.Namespace) -> int:
                 options.autoattack,
                 options.network,
             )
-        except (ValueError, FileNotFoundError) as error:  # the other folders are measured still
-            print(f"ddi: {error}", file=sys.stderr)
+        except (ValueError, OSError, FloatingPointError) as error:  # the others are measured still
+            print(f"ddi: {'' if name in str(error) else f'{name}: '}{error}", file=sys.stderr)
             status = 1
     return status
 

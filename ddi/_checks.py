@@ -7,7 +7,7 @@ Callers keep what a check returns; a frozen dataclass does so with :func:`store`
 
 import math
 import reprlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -305,6 +305,26 @@ def network(name: str, value: Any) -> Callable[[Tensor], Any]:
                     f"{name} must be initialised, got the lazy {where}: call it on a batch first"
                 )
     return value
+
+
+def derivatives(
+    value: Tensor, inputs: Sequence[Tensor], zeros: bool = False, graph: bool = False
+) -> Sequence[Any]:
+    """``torch.autograd.grad``, unused inputs allowed (with ``zeros`` as gradients), perhaps with a
+    graph of their own; words where the model checkpoints its activations in the way that allows
+    ``.backward()`` only.
+    """
+    try:
+        return torch.autograd.grad(
+            value, inputs, create_graph=graph, allow_unused=True, materialize_grads=zeros
+        )
+    except RuntimeError as error:
+        if "use_reentrant" in str(error):
+            raise ValueError(
+                "model must checkpoint its activations with use_reentrant=False, got one that "
+                "does with use_reentrant=True, which allows no torch.autograd.grad"
+            ) from error
+        raise
 
 
 def answer(model: Callable[[Tensor], Any], images: Tensor) -> Any:

@@ -36,6 +36,10 @@ class Attack:
         """Forward-and-backward passes of the batch that one call takes; 0 where that is unknown."""
         return 0
 
+    def passes_for(self, classes: int) -> int:
+        """The same, on a model of so many classes."""
+        return self.passes
+
     def __call__(
         self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -119,3 +123,9 @@ def part_of(x: Tensor, part: slice) -> Tensor:
     if not len(x[part]):
         refuse("part", f"a slice that holds one of the {len(x)} samples", part)
     return x[part]
+
+
+def usable(tensor: Tensor) -> Tensor:
+    """Without its graph; a tensor made under ``inference_mode`` as a copy that autograd knows."""
+    tensor = tensor.detach()
+    return tensor.clone() if tensor.is_inference() else tensor

@@ -33,11 +33,10 @@ from ddi._checks import (
     one_of,
     positive_int,
     random_source,
-    refuse,
     store,
 )
-from ddi.adversary import ALL, Attack, as_attack, part_of, sizes
-from ddi.losses import OF_LOGITS, Loss, cross_entropy, margin_loss
+from ddi.adversary import ALL, Attack, as_attack, part_of, sizes, usable
+from ddi.losses import LossLike, cross_entropy, inner, loss_like, margin_loss, of_classes, rise
 from ddi.state import Model, Precision, frozen
 from ddi.threat import Box, Projection, Threat, threat_model
 
@@ -47,7 +46,6 @@ __all__ = [
     "PGA",
     "PGD",
     "Attack",
-    "Loss",
     "as_attack",
     "cross_entropy",
     "inverse_time",
@@ -73,16 +71,17 @@ class PGD(Attack):
     """Iterated FGSM with a random start: the adversary of Madry et al. (2018) and Kurakin et al.
     (2017).
 
-    ``d <- project(d + alpha_t * s(grad))`` where ``s`` is the sign (``"Linf"``) or the gradient
-    divided by its norm (``"L2"``), and ``alpha_t = alpha * schedule(t)`` for steps ``t = 1 ...
-    steps``. From a corner of the ball to the opposite one it is ``2 * eps``: with ``alpha * steps <
-    2 * eps`` a random start is not forgotten.
+    ``d <- project(d + alpha_t * s(grad))`` where ``s`` is the sign (``"Linf"``), the gradient
+    divided by its norm (``"L2"``) or its largest entry's sign (``"L1"``; :meth:`ddi.L1.step`), and
+    ``alpha_t = alpha * schedule(t)`` for ``t = 1 ... steps``. Opposite corners of the ball are ``2
+    * eps`` apart: with ``alpha * steps < 2 * eps`` a random start is not forgotten.
 
     Args:
         eps: radius of the ball. alpha: step length, in the same units. steps: number of steps, ``>=
             1``.
         random_start: start uniformly in the ball, clipped to the box; otherwise at 0.
-        norm: ``"Linf"`` or ``"L2"``. loss: ``loss(logits, labels)`` with one value a sample.
+        norm: ``"Linf"``, ``"L2"`` or ``"L1"``. loss: ``loss(logits, labels)``, one value a sample,
+            or an :class:`ddi.Objective`.
         box: range of the images, or ``None``. keep: ``"last"`` iterate, or the ``"best"`` of all, a
             sample at a time.
         schedule: multiplier of ``alpha`` by step, counted from 1, or ``None`` for 1.
@@ -98,7 +97,7 @@ class PGD(Attack):
     steps: int = 7
     random_start: bool = True
     norm: str = "Linf"
-    loss: Loss = cross_entropy
+    loss: LossLike = cross_entropy
     box: Box = (0.0, 1.0)
     keep: str = "last"
     schedule: Callable[[int], float] | None = None
@@ -110,7 +109,7 @@ class PGD(Attack):
         for name in ("random_start", "autocast"):
             store(self, **{name: flag(name, getattr(self, name))})
         one_of("keep", self.keep, ("last", "best"))
-        function("loss", self.loss)
+        loss_like("loss", self.loss)
         if self.schedule is not None:
             function("schedule", self.schedule)
         threat_model(self.norm, self.eps, self.box)
@@ -125,9 +124,9 @@ class PGD(Attack):
         """One forward-and-backward pass a step (``keep="best"`` takes one more forward pass)."""
         return self.steps
 
-    def direction(self, gradient: Tensor) -> Tensor:
-        """What an ascent step adds, before ``alpha``: the unit step of the norm."""
-        return self.threat.steepest(gradient)
+    def step(self, gradient: Tensor, images: Tensor, size: float) -> Tensor:
+        """What an ascent step adds to the images: ``size`` times the unit step of the norm."""
+        return self.threat.step(gradient, images, size)
 
     def __call__(
         self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator | None = None
@@ -195,7 +194,7 @@ class PGD(Attack):
         self._check(model, x, y, generator)
         passes = Precision.of(x.device, self.autocast)
         with passes.algebra():
-            x, y = _usable(x), _usable(y)
+            x, y = usable(x), usable(y)
             every = x.repeat(m, *[1] * (x.ndim - 1))
             start = self._start(every, generator).view(m, *x.shape)[:, part].flatten(0, 1)
             x, y = part_of(x, part), y[part]
@@ -203,14 +202,20 @@ class PGD(Attack):
             pieces = -(-len(many) // (chunk or len(many)))  # of one size, or nearly
             size = -(-len(many) // pieces)
             each = zip(*(torch.split(t, size) for t in (many, targets, start)), strict=True)
-            found = [_Ascent(self, model, passes, *piece).run() for piece in each]
+            found = [self._ascend(model, passes, a, b, begin, chunk) for a, b, begin in each]
             return torch.cat(found).view(m, *x.shape)
+
+    def _ascend(
+        self, model: Model, passes: Precision, x: Tensor, y: Tensor, start: Tensor, _: int | None
+    ) -> Tensor:
+        """From these starts to perturbations."""
+        return Ascent(self, self.loss, model, passes, x, y, start).run()
 
     def _check(self, model: Any, x: Any, y: Any, generator: Any) -> None:
         network("model", model)
         one_device(x=x, y=y)
         self.threat.check(x)
-        (labels if self.loss in OF_LOGITS else batch_of)("y", y, len(x))
+        (labels if of_classes(self.loss) else batch_of)("y", y, len(x))
         random_source("generator", generator, x.device)
 
     def _start(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -218,15 +223,17 @@ class PGD(Attack):
 
 
 @dataclass
-class _Ascent:
+class Ascent:
     """One batch on its way up."""
 
     attack: PGD
+    loss: LossLike
     model: Model
     passes: Precision
     x: Tensor
     y: Tensor
     delta: Tensor
+    checked: bool = False  # whether the labels are classes of the model
 
     def run(self) -> Tensor:
         """The attack's steps from ``delta``."""
@@ -235,8 +242,9 @@ class _Ascent:
         best, kept = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device), delta
         wrong = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         with frozen(self.model):
+            values_of = inner(self.loss, self._logits, x, self.y)
             for step in range(1, attack.steps + 1):
-                values, gradient = self._pass(delta, first=step == 1)
+                values, gradient = rise(values_of, delta)
                 bad = ~gradient.flatten(1).abs().amax(1).isfinite() & (wrong == 0)
                 wrong = torch.where(bad, step, wrong)  # looked at once, below: no wait for a GPU
                 if attack.keep == "best":
@@ -244,10 +252,10 @@ class _Ascent:
                 size = attack.alpha
                 if attack.schedule is not None:
                     size *= finite(f"schedule({step})", attack.schedule(step), low=0.0)
-                delta = project(delta.add(attack.direction(gradient), alpha=size))
+                delta = project(delta + attack.step(gradient, x + delta, size))
             if attack.keep == "best":
                 with torch.no_grad():
-                    kept = _better(self._values(delta), delta, best, kept)[1]
+                    kept = _better(values_of(delta), delta, best, kept)[1]
         if wrong.any():
             count, first = int((wrong > 0).sum()), int(wrong[wrong > 0].min())
             raise FloatingPointError(
@@ -256,46 +264,18 @@ class _Ascent:
             )
         return kept if attack.keep == "best" else delta
 
-    def _pass(self, delta: Tensor, first: bool) -> tuple[Tensor, Tensor]:
-        """Losses, and their gradients in the perturbations."""
-        delta = delta.detach().requires_grad_(True)
-        values = self._values(delta, first)
-        gradient = None
-        if values.requires_grad:
-            (gradient,) = torch.autograd.grad(values.sum(), delta, allow_unused=True)
-        if gradient is None:
-            raise ValueError(
-                "loss(model(x), y) must be differentiable in x, got one without a path back to the "
-                "images (a detach, an argmax or a no_grad in the model?)"
-            )
-        return values.detach(), gradient
-
-    def _values(self, delta: Tensor, first: bool = False) -> Tensor:
-        loss, images = self.attack.loss, self.x + delta
-        output = self.passes.forward(lambda images: answer(self.model, images), images)
-        if first and loss in OF_LOGITS:
+    def _logits(self, images: Tensor) -> Tensor:
+        output: Tensor = self.passes.forward(lambda images: answer(self.model, images), images)
+        if not self.checked and of_classes(self.loss):
             labels("y", self.y, len(images), logits(output, len(images)).shape[1])
-        values = loss(output, self.y)
-        shape = (len(images),)
-        if (
-            not isinstance(values, Tensor)
-            or values.shape != shape
-            or not values.is_floating_point()
-        ):
-            refuse("loss", f"a function that returns one value a sample, {shape}", values)
-        return values
+        self.checked = True
+        return output
 
 
 def _better(values: Tensor, delta: Tensor, best: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     wins = values > best
     kept = torch.where(wins.view((-1,) + (1,) * (delta.ndim - 1)), delta, kept)
     return torch.where(wins, values, best), kept
-
-
-def _usable(tensor: Tensor) -> Tensor:
-    """Without its graph; a tensor made under ``inference_mode`` as a copy that autograd knows."""
-    tensor = tensor.detach()
-    return tensor.clone() if tensor.is_inference() else tensor
 
 
 @dataclass(frozen=True)
@@ -308,9 +288,9 @@ class PGA(PGD):
     loss with ``L``-Lipschitz gradient.
     """
 
-    def direction(self, gradient: Tensor) -> Tensor:
-        """The gradient itself."""
-        return gradient
+    def step(self, gradient: Tensor, images: Tensor, size: float) -> Tensor:
+        """``size`` times the gradient itself."""
+        return size * gradient
 
 
 @dataclass(frozen=True)
@@ -318,8 +298,7 @@ class FGSM(PGD):
     """Fast gradient sign method (Goodfellow et al. 2015): ``project(eps * s(grad at 0))``; one
     step, no random start.
 
-    ``s`` is the sign (``"Linf"``) or the normalised gradient (``"L2"``). It takes ``eps, norm,
-    loss, box, autocast``, as :class:`PGD` does.
+    ``s`` is that of :class:`PGD`, and so are its arguments ``eps, norm, loss, box, autocast``.
     """
 
     alpha: float = field(default=0.0, init=False)  # the one step has the length of the radius

@@ -17,7 +17,8 @@ mean loss of the batch at its ``j``-th perturbation, and ``M`` has the columns `
   nothing is normalised.
 
 A new rule is a function in ``ddi.combine.COMBINE``, from the Gram matrix and the losses to
-weights.
+weights. Weight decay and a penalty (:mod:`ddi.objectives`) do not depend on the perturbation: they
+shift every column by one vector.
 
 Under ``torchrun`` every process calls the rule with the same batch and an equal generator, does its
 share of the samples, and gets the update of the whole batch: the gradients are summed over the
@@ -33,19 +34,20 @@ from torch import Tensor, nn
 from ddi import _checks
 from ddi.adversary import AttackLike, as_attack
 from ddi.combine import COMBINE, RULES, Problem, cosines, least_norm, weigh
-from ddi.gradients import Passes, passes
-from ddi.losses import Loss, cross_entropy
-from ddi.parallel import share, total, world
+from ddi.gradients import Passes, Shift, columns, move, passes
+from ddi.losses import LossLike, Objective, cross_entropy, loss_like
+from ddi.objectives import Penalty
+from ddi.parallel import share, world
 from ddi.product import (
     METHODS,
     STEPS,
-    check_coupling,
     finite,
     finite_gram,
     frank_wolfe,
     product_rows,
 )
-from ddi.state import frozen, once
+from ddi.samples import check_samples
+from ddi.state import frozen
 
 __all__ = ["RULES", "Rule", "Step", "descent_rule"]
 
@@ -99,7 +101,8 @@ class Rule:
             perturbation.
         weight_decay: coefficient of ``1/2 ||theta||^2`` as part of every column's loss (0: leave it
             to the optimiser).
-        loss: ``loss(logits, labels)``, one value a sample.
+        loss: ``loss(logits, labels)``, one value a sample, or an objective.
+        penalty: of :mod:`ddi.objectives`, as part of every column's loss: computed once a step.
 
     Raises:
         ValueError: for an unknown name, and for an option that is impossible or does not apply.
@@ -115,7 +118,8 @@ class Rule:
     t: float | None = None
     joint: bool = True
     weight_decay: float = 0.0
-    loss: Loss = cross_entropy
+    loss: LossLike = cross_entropy
+    penalty: Penalty | None = None
 
     def __post_init__(self) -> None:
         _checks.one_of("name", self.name, RULES)
@@ -124,8 +128,10 @@ class Rule:
             m=_checks.positive_int("m", self.m),
             joint=_checks.flag("joint", self.joint),
             weight_decay=_checks.non_negative("weight_decay", self.weight_decay),
-            loss=_checks.function("loss", self.loss),
+            loss=loss_like("loss", self.loss),
         )
+        if self.penalty is not None:
+            _checks.instance("penalty", self.penalty, Penalty)
         if self.normalize is not None:
             _checks.store(self, normalize=_checks.flag("normalize", self.normalize))
         self._check_bundle()
@@ -168,11 +174,6 @@ class Rule:
             return
         steps = STEPS if self.max_iter is None else _checks.positive_int("max_iter", self.max_iter)
         _checks.store(self, max_iter=steps)
-        if self.weight_decay:
-            raise ValueError(
-                "weight_decay must be 0 with matrix-free, which has no columns to put it in: leave "
-                "it to the optimiser"
-            )
 
     @property
     def normalized(self) -> bool:
@@ -193,13 +194,15 @@ class Rule:
         """Forward-and-backward passes of the batch that one step takes, with attacks of ``steps``
         steps each.
 
-        Attack and gradient passes count alike; what needs no backward pass (the losses that ``max``
-        compares, those of forward mode, and the pass of the per-sample rules in training mode) is
-        not counted.
+        Attack and gradient passes count alike, an objective's and a penalty's too; what needs no
+        backward pass (the losses that ``max`` compares, those of forward mode, and the pass of the
+        per-sample rules in training mode) is not counted.
         """
         gradients = 1 if self.name in ("single", "max") else self.m
         if self.max_iter is not None:
             gradients = 1 + self.max_iter
+        gradients *= self.loss.passes if isinstance(self.loss, Objective) else 1
+        gradients += self.penalty.passes if self.penalty else 0
         return self.attacks * _checks.integer("steps", steps, 0) + gradients
 
     def check_batch(self, k: int) -> None:
@@ -226,7 +229,8 @@ class Rule:
                 they are.
             x: images ``(k, ...)``. y: labels ``(k,)``, int64.
             attack: an attack of this package, or any ``(model, x, y) -> delta``.
-            generator: source of the random starts, and of the mixes of ``comb``.
+            generator: source of the random starts, of the mixes of ``comb``, and of the points of
+                a penalty, in this order.
 
         Raises:
             ValueError: for a batch, model, attack or loss that cannot be used.
@@ -235,16 +239,17 @@ class Rule:
         with passes(model, x, y, self.loss) as through:
             self.check_batch(len(x))
             if self.per_sample:
-                check_coupling(model)
+                check_samples(through, x)
             part, generator = share(len(x)), _checks.random_source("generator", generator, x.device)
             deltas = self._perturb(through, x, y, attack, generator, part)
+            shift = Shift.of(self.weight_decay, self.penalty, attack, x, generator, part)
             x, y = x[part], y[part]
             if self.per_sample:
-                _move(through, x + deltas[0])
+                move(through, x, deltas[0], y)
             if self.method == "matrix-free":
-                step = self._matrix_free(through, x, y, deltas)
+                step = self._matrix_free(through, x, y, deltas, shift)
             else:
-                step = self._combined(through, x, y, deltas)
+                step = self._combined(through, x, y, deltas, shift)
         norm = step.diagnostics["norm"]
         return replace(step, gradient=step.gradient / norm) if self.normalized and norm else step
 
@@ -265,24 +270,27 @@ class Rule:
             deltas = attack.restarts(through.model, x, y, self.attacks, generator, part=part)
         if self.name == "max":
             with torch.no_grad(), frozen(through.model):
-                losses = torch.stack([through.losses(x[part] + d, y[part]) for d in deltas])
+                losses = torch.stack([*map(through.inner(x[part], y[part]), deltas)])
             return deltas[losses.argmax(0), torch.arange(deltas.shape[1], device=x.device)][None]
         if self.name == "comb":
             bits = (torch.rand(self.m, len(x), generator=generator, device=x.device) < 0.5)[:, part]
             return torch.where(bits.view(*bits.shape, *[1] * (x.ndim - 1)), deltas[0], deltas[1])
         return deltas
 
-    def _combined(self, through: Passes, x: Tensor, y: Tensor, deltas: Tensor) -> Step:
+    def _combined(
+        self, through: Passes, x: Tensor, y: Tensor, deltas: Tensor, shift: Shift
+    ) -> Step:
         """The gradients of all perturbations, joint or a part of the batch, and their mix."""
         if self.per_sample:
             rows, part, values = self._parts(through, x, y, deltas)
+            with frozen(through.model):
+                moved = shift.at(through, x, y)
         else:
-            rows, values = _columns(through, x, y, deltas)
+            rows, values, moved = columns(through, x, y, deltas, shift)
         m, parts, d = rows.shape
-        if self.weight_decay:
-            theta = through.flat()
-            rows += self.weight_decay / parts * theta
-            values += self.weight_decay / 2 / parts * theta.double().square().sum()
+        if shift:
+            rows += moved[0] / parts
+            values += moved[1] / parts
         rows, loss = rows.flatten(0, 1), float(finite("the loss", values).sum() / m)
         if len(rows) == 1:
             norm = float(finite("the gradient", rows[0].norm()))
@@ -313,34 +321,16 @@ class Rule:
         values = losses.new_zeros(rows.shape[:2], dtype=torch.float64)
         return rows, part, values.index_add_(1, part.to(x.device), losses.double() / k)
 
-    def _matrix_free(self, through: Passes, x: Tensor, y: Tensor, deltas: Tensor) -> Step:
+    def _matrix_free(
+        self, through: Passes, x: Tensor, y: Tensor, deltas: Tensor, shift: Shift
+    ) -> Step:
         assert self.max_iter is not None  # it has a default
-        point = frank_wolfe(through, x, y, deltas, 1e-6, self.max_iter, certify=False)
+        with frozen(through.model):
+            row, value = shift.at(through, x, y)
+        point = frank_wolfe(through, x, y, deltas, 1e-6, self.max_iter, certify=False, shift=row)
         more = {"parameters": len(point.vector), "norm": float(point.vector.norm())}
-        return Step(
-            point.vector, float(point.losses.mean()), more | weigh(point.weights, point.gap)
-        )
+        loss = float(finite("the loss", point.losses.mean() + value))
+        return Step(point.vector, loss, more | weigh(point.weights, point.gap))
 
 
 descent_rule = Rule  # the name of the contract: a rule, by its name and options
-
-
-def _columns(through: Passes, x: Tensor, y: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients ``(m, 1, d)`` and values ``(m, 1)`` of the mean loss, each batch by itself, in the
-    model's own mode.
-    """
-    k, rows, losses = len(x) * world(), through.rows(len(deltas)), []
-    with once(through.model) as again:
-        for j, (row, delta) in enumerate(zip(rows, deltas, strict=True)):
-            if j:
-                again()
-            losses.append(through.gradient(x + delta, y, k, row))
-    values = torch.stack(losses).double().sum(1, keepdim=True) / k
-    return total(rows)[:, None], total(values)
-
-
-def _move(through: Passes, images: Tensor) -> None:
-    """One forward pass in the model's own mode, for what that moves; nothing in eval mode."""
-    if any(module.training for module in through.model.modules()):
-        with torch.no_grad(), through.precision.passes():
-            through.model(images)

@@ -31,6 +31,7 @@ from ddi._checks import (
 )
 from ddi.attacks import FGSM, PGD, Attack, as_attack
 from ddi.state import Model, eager, frozen
+from ddi.threat import SETS
 
 __all__ = ["Accuracy", "autoattack_accuracy", "clean_accuracy", "masking_signs", "robust_accuracy"]
 
@@ -97,6 +98,22 @@ def robust_accuracy(
     Raises:
         ValueError: as for :func:`clean_accuracy`, and for ``restarts < 1``.
     """
+    return _share(standing(model, x, y, attack, restarts, generator, batch_size, progress))
+
+
+def standing(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    attack: Attack | Callable[..., Tensor] = PGD20,
+    restarts: int = 1,
+    generator: torch.Generator | None = None,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Which images :func:`robust_accuracy` counts, ``(N,)``, boolean; arguments and errors are the
+    same.
+    """
     _check(model, x, y)
     attack, restarts = as_attack(attack), positive_int("restarts", restarts)
     random_source("generator", generator, x.device)
@@ -110,7 +127,12 @@ def robust_accuracy(
         if len(left):
             adversarial = x[left] + attack(model, x[left], y[left], generator)
             stands[left] &= _correct(model, adversarial, y[left], size)
-    return _share(stands)
+    return stands
+
+
+def by_class(stands: Tensor, y: Tensor) -> dict[int, float]:
+    """Of the classes that have images the share of them that stand."""
+    return {c: stands[y == c].double().mean().item() for c in sorted(set(y.tolist()))}
 
 
 def autoattack_accuracy(
@@ -132,17 +154,22 @@ def autoattack_accuracy(
 
     Args:
         x: images ``(N, C, H, W)`` in ``[0, 1]``. y: int64 labels ``(N,)``. eps: radius, positive.
-        norm: ``"Linf"`` or ``"L2"``. seed: of the suite. batch_size: images in one pass.
+        norm: ``"Linf"``, ``"L2"`` or, with ``H, W >= 5``, ``"L1"``. seed: of the suite.
+        batch_size: images in one pass.
 
     Raises:
         ImportError: if ``pyautoattack`` is not installed.
         ValueError: for impossible arguments.
     """
     _check(model, x, y, (0.0, 1.0))
-    eps, norm = positive("eps", eps), one_of("norm", norm, ("Linf", "L2"))
+    eps, norm = positive("eps", eps), one_of("norm", norm, SETS)
     seed, batch_size = integer("seed", seed, 0), positive_int("batch_size", batch_size)
     if x.ndim != 4:
         raise ValueError(f"x must be images (N, C, H, W), got shape {tuple(x.shape)}")
+    if norm == "L1" and min(x.shape[2:]) < 5:  # windows of a fifth of the side
+        raise ValueError(
+            f"x must be images of 5 pixels or more a side for L1, got {tuple(x.shape)}"
+        )
     try:
         from pyautoattack import AutoAttack
     except ImportError as error:
@@ -207,8 +234,8 @@ def masking_signs(
     base = robust_accuracy(model, x, y, attack, generator=generator)
     once = robust_accuracy(model, x, y, FGSM(attack.eps, **settings))
     low, high = attack.box or (float(x.min()), float(x.max()))
-    widest = {"Linf": 1.0, "L2": math.sqrt(x[0].numel())}[attack.norm]  # of a box of width 1
-    reach = max((high - low) * widest, attack.eps)
+    diagonal = torch.full_like(x[:1], high - low)  # the widest perturbation that the box allows
+    reach = max(attack.threat.norm(diagonal).item(), attack.eps)
     wide = PGD(reach, reach / 10, max(attack.steps, 20), **settings)
     whole = robust_accuracy(model, x, y, wide, generator=generator)
     margin = 2 * max(base.standard_error, 1 / len(x))

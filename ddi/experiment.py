@@ -1,14 +1,16 @@
 """Experiments as TOML files: a base, arms that change it, and seeds; each arm and seed is one run.
 
-A file has the tables ``model``, ``setting``, ``attack``, ``evaluation``, ``rule`` and ``kernels``,
-with the fields of :class:`ddi.plan.Setting`, of the attack and of :class:`ddi.descent.Rule` as
-keys, and ``arms.<name>`` tables that change them. A table that names another ``kind`` or ``name``
-than the base replaces the base's table (of an attack, all but ``eps``, ``norm`` and ``box``); any
-other is laid over it. What ``evaluation`` does not say is PGD-20 in the set of the training attack,
-with steps of ``eps / 4``. ``phases`` is a list of later rules and attacks, each with its ``start``;
-``grid`` gives lists of values that multiply the arms. Lengths may be written as fractions, ``eps =
-"8/255"``, and a value that is not there as ``box = "none"``. A record's ``config.toml`` is such a
-file.
+A file has the tables ``model``, ``setting``, ``attack``, ``evaluation``, ``rule``, ``sampler`` and
+``kernels``, with the fields of :class:`ddi.plan.Setting`, of the attack, of
+:class:`ddi.descent.Rule` and so on as keys, and ``arms.<name>`` tables that change them. A ``rule``
+with ``rho`` is one inside :class:`ddi.sharpness.SAM`, with ``rho`` and ``lam`` inside
+:class:`ddi.sharpness.SAMPa`. A table
+that names another ``kind`` or ``name`` than the base replaces the base's table (of an attack, all
+but ``eps``, ``norm`` and ``box``); any other is laid over it. What ``evaluation`` does not say is
+PGD-20 in the set of the training attack, with steps of ``eps / 4``. ``phases`` is a list of later
+rules and attacks, each with its ``start``; ``grid`` gives lists of values that multiply the arms.
+Lengths may be written as fractions, ``eps = "8/255"``, and a value that is not there as ``box =
+"none"``. A record's ``config.toml`` is such a file.
 """
 
 import itertools
@@ -27,16 +29,17 @@ from ddi import _checks as check
 from ddi import _words as words
 from ddi.adversary import Attack
 from ddi.data import Dataset
-from ddi.descent import Rule
 from ddi.kernels import Kernels
 from ddi.plan import Phase, Setting, whole_plan
-from ddi.tables import applicable, attack_of, default_attack, known, make, model_of
+from ddi.samplers import Sampler
+from ddi.sharpness import AnyRule
+from ddi.tables import applicable, attack_of, default_attack, known, make, model_of, rule_of
 from ddi.trainer import train
 
 __all__ = ["Run", "read_experiment"]
 
 SET = ("eps", "norm", "box")  # what perturbations are chosen from: it stays if another attack comes
-TABLES = ("model", "setting", "attack", "evaluation", "rule", "kernels", "phases")
+TABLES = ("model", "setting", "attack", "evaluation", "rule", "sampler", "kernels", "phases")
 WORDS = ("title", "figure", "experiment", "arm", "data")
 TYPES: dict[str, tuple[Any, str]] = {
     **dict.fromkeys(WORDS, (str, "string")),
@@ -56,11 +59,12 @@ class Run:
     data: str
     model: dict[str, Any]
     setting: Setting
-    rule: Rule
+    rule: AnyRule
     attack: Attack
     evaluation: Attack
     phases: tuple[Phase, ...] = ()
     kernels: Kernels = Kernels()
+    sampler: Sampler | None = None
 
     def __post_init__(self) -> None:
         for key in ("experiment", "arm"):
@@ -69,6 +73,8 @@ class Run:
         words.table("model", self.model)
         whole_plan(self.setting, self.rule, self.attack, self.evaluation, self.phases)
         check.instance("kernels", self.kernels, Kernels)
+        if self.sampler is not None:
+            check.instance("sampler", self.sampler, Sampler)
 
     @property
     def name(self) -> str:
@@ -118,6 +124,7 @@ class Run:
             checkpoint_every,
             progress,
             tensorboard,
+            self.sampler,
         )
 
 
@@ -303,15 +310,17 @@ def _build(where: str, experiment: str, arm: str, data: str, tables: dict[str, A
         plain = attack_of("attack", {"kind": "PGD"} | tables.get("attack", {}))
         attack = kernels.attack(plain)
         evaluation = attack_of("evaluation", default_attack(plain, tables.get("evaluation", {})))
-        rule = _rule("rule", {"name": "single"} | tables.get("rule", {}), setting)
+        rule = rule_of("rule", {"name": "single"} | tables.get("rule", {}), setting.lr)
         phases = _phases(tables, rule, attack, setting, kernels)
+        sampler = make("sampler", Sampler, tables["sampler"]) if "sampler" in tables else None
     except (ValueError, TypeError) as error:
         raise ValueError(f"{where}: {error}") from error
-    return Run(experiment, arm, data, model, setting, rule, attack, evaluation, phases, kernels)
+    parts = (model, setting, rule, attack, evaluation, phases, kernels, sampler)
+    return Run(experiment, arm, data, *parts)
 
 
 def _phases(
-    tables: dict[str, Any], rule: Rule, attack: Attack, setting: Setting, kernels: Kernels
+    tables: dict[str, Any], rule: AnyRule, attack: Attack, setting: Setting, kernels: Kernels
 ) -> tuple[Phase, ...]:
     same_set = {key: value for key, value in tables.get("attack", {}).items() if key in SET}
     given = tables.get("phases", [])
@@ -329,12 +338,6 @@ def _phases(
             table = {"kind": "PGD"} | same_set | phase["attack"]
             later_attack = kernels.attack(attack_of(f"phases[{i}].attack", table))
         if "rule" in phase:
-            later_rule = _rule(f"phases[{i}].rule", phase["rule"], setting)
+            later_rule = rule_of(f"phases[{i}].rule", phase["rule"], setting.lr)
         phases.append(Phase(phase["start"], later_rule, later_attack))
     return tuple(phases)
-
-
-def _rule(where: str, table: dict[str, Any], setting: Setting) -> Rule:
-    step = {"t": setting.lr} if table.get("name") == "bundle" else {}
-    rule: Rule = make(where, Rule, step | table)
-    return rule

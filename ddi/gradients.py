@@ -6,8 +6,9 @@ autocast that the caller has switched on, and nothing else does: from the logits
 dtype of the images.
 """
 
+import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial, reduce
@@ -18,14 +19,26 @@ from torch.func import grad, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ddi import _checks
-from ddi.losses import Loss
-from ddi.state import Precision, call, eager, trainable
+from ddi.adversary import AttackLike
+from ddi.losses import Inner, LossLike, Objective, cross_entropy, inner, loss_like
+from ddi.objectives import Penalty
+from ddi.parallel import total, world
+from ddi.state import Precision, call, eager, once, trainable
+from ddi.threat import Threat
 
-__all__ = ["Passes", "assign_gradient", "passes"]
+__all__ = [
+    "Passes",
+    "Shift",
+    "assign_gradient",
+    "columns",
+    "move",
+    "passes",
+    "sound",
+]
 
 
 @contextmanager
-def passes(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Iterator["Passes"]:
+def passes(model: nn.Module, x: Tensor, y: Tensor, loss: LossLike) -> Iterator["Passes"]:
     """The passes of ``model`` for images like ``x`` with labels ``y``; inside, no autocast but
     theirs.
 
@@ -35,7 +48,7 @@ def passes(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Iterator["Pass
     """
     _checks.labels("y", y, len(_checks.images("x", x)))
     _checks.one_device(x=x, y=y)
-    _checks.function("loss", loss)
+    loss_like("loss", loss)
     if torch.is_inference_mode_enabled():
         raise RuntimeError("gradients cannot be taken in torch.inference_mode: use torch.no_grad")
     precision = Precision.of(x.device)
@@ -53,7 +66,7 @@ class Passes:
     """
 
     model: nn.Module
-    loss: Loss
+    loss: LossLike
     parameters: dict[str, nn.Parameter]
     classes: int
     precision: Precision
@@ -73,50 +86,53 @@ class Passes:
         """The parameters themselves, ``(d,)``."""
         return torch.cat([p.detach().flatten() for p in self.parameters.values()])
 
-    def losses(
-        self, images: Tensor, y: Tensor, parameters: Mapping[str, Tensor] | None = None
-    ) -> Tensor:
-        """One value a sample, ``(B,)``; with other tensors in place of the parameters, eagerly."""
+    def inner(self, x: Tensor, y: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Inner:
+        """The inner problem ``delta -> (B,)`` of the batch; with other tensors in place of the
+        parameters, eagerly.
+        """
         run = self.model if parameters is None else partial(call, eager(self.model), parameters)
-        logits = _checks.logits(self.precision.forward(run, images), len(images))
-        if logits.shape[1] < self.classes:
-            top, classes = self.classes - 1, logits.shape[1]
-            raise ValueError(f"y must be class labels from 0 to {classes - 1}, got {top}")
-        values = self.loss(logits, y)
-        one = isinstance(values, Tensor) and values.shape == (len(images),)
-        if not one or not values.is_floating_point():
-            wanted = f"one value a sample, a floating-point tensor of shape ({len(images)},)"
-            raise ValueError(
-                f"loss must return {wanted} (in torch's losses: reduction='none'), "
-                f"got {_checks.shown(values)}"
-            )
-        return values
 
-    def gradient(self, images: Tensor, y: Tensor, k: int, out: Tensor) -> Tensor:
+        def network(images: Tensor) -> Tensor:
+            logits = _checks.logits(self.precision.forward(run, images), len(images))
+            if logits.shape[1] < self.classes:
+                top, classes = self.classes - 1, logits.shape[1]
+                raise ValueError(f"y must be class labels from 0 to {classes - 1}, got {top}")
+            return logits
+
+        return inner(self.loss, network, x, y)
+
+    def losses(self, x: Tensor, delta: Tensor, y: Tensor) -> Tensor:
+        """One value a sample, ``(B,)``."""
+        return self.inner(x, y)(delta)
+
+    def gradient(self, x: Tensor, delta: Tensor, y: Tensor, k: int, out: Tensor) -> Tensor:
         """Write the gradient of ``1/k`` times the sum of the losses into ``out``; return these."""
+        return self.gradient_of(lambda: self.losses(x, delta, y), k, out)
+
+    def gradient_of(self, values: Callable[[], Tensor], k: int, out: Tensor) -> Tensor:
+        """The same for any values ``(B,)`` that depend on the parameters."""
         # inside frozen this is undone on leaving; outside they have it already
         parameters = [p.requires_grad_() for p in self.parameters.values()]
-        losses = _differentiable(self.losses(images, y))
-        total = losses.sum() / k
-        each = torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
+        found = _differentiable(values())
+        total = found.sum() / k
+        each = _checks.derivatives(total, parameters, zeros=True)
         for piece, one in zip(torch.split(out, self.sizes), each, strict=True):
             piece.view_as(one).copy_(one)
-        return losses.detach()
+        return found.detach()
 
-    def part_gradients(self, images: Tensor, y: Tensor, k: int, out: Tensor) -> Tensor:
-        """The same for each of ``len(out)`` consecutive parts of equal size, into the rows of
-        ``out``: all at once by ``vmap``, or one after the other where the model has an operator
-        that ``vmap`` does not know.
+    def part_gradients(self, x: Tensor, delta: Tensor, y: Tensor, k: int, out: Tensor) -> Tensor:
+        """The same as :meth:`gradient` for each of ``len(out)`` consecutive parts of equal size,
+        into the rows of ``out``: all at once by ``vmap``, or one after the other where the model
+        has an operator that ``vmap`` does not know.
         """
-        parts = len(out)
         try:
-            return self._at_once(images, y, parts, k, out)
+            return self._at_once(x, delta, y, k, out)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            size = len(images) // parts
-            pairs = zip(torch.split(images, size), torch.split(y, size), out, strict=True)
-            losses = torch.cat([self.gradient(some, labels, k, row) for some, labels, row in pairs])
+            pieces = (torch.split(v, len(x) // len(out)) for v in (x, delta, y))
+            each = zip(*pieces, out, strict=True)
+            losses = torch.cat([self.gradient(a, d, b, k, row) for a, d, b, row in each])
             warnings.warn(
                 "vmap does not know an operator of this model, so its parts are differentiated one "
                 f"after the other: slower, and the same values ({_first_line(error)})",
@@ -125,48 +141,153 @@ class Passes:
             )
             return losses
 
-    def _at_once(self, images: Tensor, y: Tensor, parts: int, k: int, out: Tensor) -> Tensor:
+    def _at_once(self, x: Tensor, delta: Tensor, y: Tensor, k: int, out: Tensor) -> Tensor:
         def value(
-            parameters: dict[str, Tensor], some: Tensor, labels: Tensor
+            parameters: dict[str, Tensor], some: Tensor, moved: Tensor, labels: Tensor
         ) -> tuple[Tensor, Tensor]:
-            losses = _differentiable(self.losses(some, labels, parameters))
+            losses = _differentiable(self.inner(some, labels, parameters)(moved))
             return losses.sum(), losses
 
-        pieces = (v.view(parts, -1, *v.shape[1:]) for v in (images, y))
+        pieces = (v.reshape(len(out), -1, *v.shape[1:]) for v in (x, delta, y))
         with _plain_kernels():
-            every = vmap(grad(value, has_aux=True), in_dims=(None, 0, 0))
-            each, losses = every(self._detached(), *pieces)
+            every = vmap(grad(value, has_aux=True), in_dims=(None, 0, 0, 0))
+            each, losses = every(self.detached(), *pieces)
         for piece, one in zip(torch.split(out, self.sizes, 1), each.values(), strict=True):
             torch.div(one.flatten(1), k, out=piece)
         return losses.flatten()
 
-    def along(self, images: Tensor, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    def along(self, x: Tensor, delta: Tensor, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         """The losses, and their slopes ``<w, grad L_i>``, both ``(B,)``: one forward-mode pass,
         without autocast, which has no forward mode for convolutions.
 
         Raises:
             ValueError: if the model has an operator without forward-mode derivative.
         """
-        parameters = self._detached()
+        parameters = self.detached()
         parts = zip(parameters.items(), torch.split(w, self.sizes), strict=True)
         tangent = {name: part.view_as(p).to(p) for (name, p), part in parts}
         plain = replace(self, precision=replace(self.precision, low=False))
         try:
             with _plain_kernels():
-                both = jvp(partial(plain.losses, images, y), (parameters,), (tangent,))
+                both = jvp(lambda p: plain.inner(x, y, p)(delta), (parameters,), (tangent,))
             values, slopes = both[:2]
             return values, slopes
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            self.losses(images, y)  # the model's own errors come out as they are
+            self.losses(x, delta, y)  # the model's own errors come out as they are
             raise ValueError(
                 'method must be "chunks" or "gram" for this model, got "matrix-free": it needs '
                 f"forward-mode derivatives, and an operator has none ({_first_line(error)})"
             ) from error
 
-    def _detached(self) -> dict[str, Tensor]:
+    def detached(self) -> dict[str, Tensor]:
+        """The parameters' values, by name, without a graph."""
         return {name: p.detach() for name, p in self.parameters.items()}
+
+
+@dataclass(frozen=True)
+class Shift:
+    """The part of a batch's loss that no training perturbation changes: ``weight_decay / 2
+    ||theta||^2`` and a penalty, with the random ``points`` of this process's samples.
+    """
+
+    weight_decay: float
+    penalty: Penalty | None
+    points: tuple[Tensor, ...]
+
+    @classmethod
+    def of(
+        cls,
+        weight_decay: float,
+        penalty: Penalty | None,
+        attack: AttackLike,
+        x: Tensor,
+        generator: torch.Generator | None,
+        part: slice,
+    ) -> "Shift":
+        """With points for the whole batch, as one process would draw them, in the attack's set.
+
+        Raises:
+            ValueError: if there is a penalty, and the set of the attack is not known.
+        """
+        if penalty is None:
+            return cls(weight_decay, None, ())
+        threat = getattr(attack, "threat", None)
+        if not isinstance(threat, Threat):
+            _checks.refuse("attack", "one of ddi's beside a penalty, which needs its set", attack)
+        return cls(
+            weight_decay, penalty, tuple(p[part] for p in penalty.points(x, threat, generator))
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.weight_decay) or self.penalty is not None
+
+    def at(self, through: Passes, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Its gradient over the whole batch, ``(d,)``, and its value, in the model's own mode."""
+        theta = through.flat()
+        row, value = self.weight_decay * theta, theta.double().square().sum()
+        value *= self.weight_decay / 2
+        if self.penalty is None:
+            return row, value
+        if isinstance(through.loss, Objective):
+            through = replace(through, loss=cross_entropy)
+        if self.penalty.twice:
+            through = replace(through, model=eager(through.model))
+        slope, penalty, k = through.rows(), self.penalty, len(x) * world()
+
+        def terms() -> Tensor:
+            found = penalty.terms(through.inner(x, y), x, *self.points)
+            return _checks.float_tensor("the penalty's terms", found, shape=(len(x),))
+
+        mean = total(through.gradient_of(terms, k, slope).double().sum()) / k
+        weight = penalty.weigh(float(mean))
+        return row + weight * total(slope), value + weight * mean
+
+
+def columns(
+    through: Passes, x: Tensor, y: Tensor, deltas: Tensor, shift: Shift
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Gradients ``(m, 1, d)`` and values ``(m, 1)`` of the mean loss, each batch by itself, in the
+    model's own mode; and the shift, whose passes move nothing either.
+    """
+    k, rows, losses = len(x) * world(), through.rows(len(deltas)), []
+    with once(through.model) as again:
+        for j, (row, delta) in enumerate(zip(rows, deltas, strict=True)):
+            if j:
+                again()
+            losses.append(through.gradient(x, delta, y, k, row))
+        if shift.penalty is not None:
+            again()
+        moved = shift.at(through, x, y)
+    values = torch.stack(losses).double().sum(1, keepdim=True) / k
+    return total(rows)[:, None], total(values), moved
+
+
+def move(through: Passes, x: Tensor, delta: Tensor, y: Tensor) -> None:
+    """The loss's passes in the model's own mode, for what they move; nothing in eval mode."""
+    if any(module.training for module in through.model.modules()):
+        with torch.no_grad():
+            through.losses(x, delta, y)
+
+
+def sound(model: nn.Module, loss: LossLike, x: Tensor, y: Tensor) -> bool:
+    """Whether weights, loss and gradient of the clean images are finite and small enough to square:
+    where not, training has diverged.
+    """
+    if not all(torch.isfinite(p).all() for p in model.parameters()):
+        return False
+    model = eager(model)
+    try:
+        with torch.enable_grad():
+            value = inner(loss, model, x, y)(torch.zeros_like(x)).mean()
+            gradients = torch.autograd.grad(
+                value, list(trainable(model).values()), allow_unused=True
+            )
+    except (ValueError, RuntimeError):
+        return True  # another mistake
+    largest = max(float(g.double().norm()) for g in gradients if g is not None)
+    return math.isfinite(value.item()) and largest < 1e18
 
 
 def assign_gradient(model: nn.Module, flat: Tensor) -> None:

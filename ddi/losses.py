@@ -1,4 +1,6 @@
-"""Losses of logits and labels, one value a sample: what attacks maximise and rules descend on."""
+"""What attacks maximise and rules descend on: losses of logits and labels, and objectives, which
+see more than logits; one value a sample.
+"""
 
 from collections.abc import Callable
 from functools import wraps
@@ -9,8 +11,24 @@ from torch import Tensor, nn
 from ddi import _checks
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+Network = Callable[[Tensor], Tensor]
+Inner = Callable[[Tensor], Tensor]
 
-__all__ = ["OF_LOGITS", "Loss", "cross_entropy", "margin_loss"]
+__all__ = [
+    "OF_LOGITS",
+    "Inner",
+    "Loss",
+    "LossLike",
+    "Named",
+    "Network",
+    "Objective",
+    "cross_entropy",
+    "inner",
+    "loss_like",
+    "margin_loss",
+    "of_classes",
+    "rise",
+]
 
 NO_LABEL = torch.iinfo(torch.int64).min  # torch's own choice, -100, would pass as a loss of 0
 
@@ -67,3 +85,113 @@ def margin_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 OF_LOGITS = (cross_entropy, margin_loss)
+
+
+class Named:
+    """What a record calls by a word and its numbers, ``trades(6)``; things of one name are equal.
+
+    Attributes:
+        word: of the class. numbers: of this one, plain finite numbers.
+    """
+
+    word = ""
+    numbers: tuple[float, ...] = ()
+
+    @property
+    def __name__(self) -> str:
+        numbers = [int(v) if float(v).is_integer() and abs(v) < 1e15 else v for v in self.numbers]
+        word = self.word or type(self).__qualname__
+        return f"{word}({', '.join(map(repr, numbers))})" if numbers else word
+
+    def __repr__(self) -> str:
+        return self.__name__
+
+    def __eq__(self, other: object) -> bool:
+        same = type(self) is type(other) and type(self).__module__.startswith("ddi.")
+        return self is other or (same and self.numbers == getattr(other, "numbers", None))
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.numbers))
+
+
+class Objective(Named):
+    """A loss that sees more than the perturbed images' logits; it stands wherever a loss does.
+
+    A subclass defines :meth:`inner`. It must be made of operations that ``vmap`` and forward mode
+    know (no ``one_hot``, no look at values).
+
+    Attributes:
+        passes: forward-and-backward passes of the batch that its gradient in the parameters takes.
+    """
+
+    passes = 1
+
+    def inner(self, model: Network, x: Tensor, y: Tensor) -> Inner:
+        """The inner problem of a batch: a function of ``delta``, of ``x``'s shape, with one value a
+        sample, ``(B,)``. What does not depend on ``delta`` is computed once, here.
+
+        Args:
+            model: from images to logits ``(B, C)``. x: images ``(B, ...)``. y: int64 labels
+                ``(B,)`` in ``0 ... C-1``.
+        """
+        raise NotImplementedError
+
+
+LossLike = Loss | Objective
+
+
+def loss_like(name: str, value: LossLike) -> LossLike:
+    """A loss: an objective, or a function of logits and labels.
+
+    Raises:
+        ValueError: for anything else, also for a class of either.
+    """
+    return value if isinstance(value, Objective) else _checks.function(name, value)
+
+
+def inner(loss: LossLike, model: Network, x: Tensor, y: Tensor) -> Inner:
+    """``delta -> (B,)``, whatever kind of loss that is: for a function of logits and labels
+    ``delta -> loss(model(x + delta), y)``.
+
+    Raises:
+        ValueError: when it is called, if it does not return one value a sample.
+    """
+    if isinstance(loss, Objective):
+        values_of = loss.inner(model, x, y)
+        return lambda delta: _one_each(values_of(delta), len(x))
+    return lambda delta: _one_each(loss(model(x + delta), y), len(x))
+
+
+def _one_each(values: Tensor, count: int) -> Tensor:
+    one = isinstance(values, Tensor) and values.shape == (count,)
+    if not one or not values.is_floating_point():
+        wanted = f"one value a sample, a floating-point tensor of shape ({count},)"
+        raise ValueError(
+            f"loss must return {wanted} (in torch's losses: reduction='none'), "
+            f"got {_checks.shown(values)}"
+        )
+    return values
+
+
+def of_classes(loss: LossLike) -> bool:
+    """Whether the loss compares logits with classes; one of a user's own may do otherwise."""
+    return isinstance(loss, Objective) or loss in OF_LOGITS
+
+
+def rise(values_of: Inner, delta: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor]:
+    """Losses ``(B,)``, and their gradients in the perturbations, of ``delta``'s shape; detached
+    from the parameters unless a graph is to be created.
+
+    Raises:
+        ValueError: if nothing leads from the losses back to the images.
+    """
+    delta = delta.detach().requires_grad_(True)
+    values, gradient = values_of(delta), None
+    if values.requires_grad:
+        (gradient,) = _checks.derivatives(values.sum(), [delta], graph=create_graph)
+    if gradient is None:
+        raise ValueError(
+            "loss(model(x), y) must be differentiable in x, got one without a path back to the "
+            "images (a detach, an argmax or a no_grad in the model?)"
+        )
+    return (values if create_graph else values.detach()), gradient

@@ -1,20 +1,26 @@
 """The plan of a run: what the optimiser does, and which rule and attack act when."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from ddi import _checks as check
+from ddi import _words as words
 from ddi.adversary import AttackLike
 from ddi.attacks import PGD
 from ddi.data import Dataset
 from ddi.descent import Rule
 from ddi.identity import as_table
+from ddi.objectives import Penalty
 from ddi.parallel import share
+from ddi.samplers import Sampler
+from ddi.samples import leaves_of
+from ddi.sharpness import SAM, AnyRule, fresh
 from ddi.state import eager, frozen
 
 __all__ = [
@@ -22,8 +28,10 @@ __all__ = [
     "Setting",
     "check_model",
     "check_plan",
+    "checked_folder",
     "config_of",
     "default_evaluation",
+    "memories",
     "phase_at",
     "whole_plan",
 ]
@@ -108,7 +116,7 @@ class Phase:
     """From the share ``start`` of the epochs on, train with this rule and this attack."""
 
     start: float
-    rule: Rule
+    rule: AnyRule
     attack: AttackLike
 
     def __post_init__(self) -> None:
@@ -116,18 +124,19 @@ class Phase:
         if start == 1:
             check.refuse("start", "a share of the epochs, at least 0 and less than 1", self.start)
         check.store(self, start=start)
-        check.instance("rule", self.rule, Rule)
+        if not isinstance(self.rule, SAM):
+            check.instance("rule", self.rule, Rule)
         check.function("attack", self.attack)
 
 
 def whole_plan(
     setting: Setting,
-    rule: Rule,
+    rule: AnyRule,
     attack: AttackLike,
     evaluation: AttackLike,
     phases: Sequence[Phase],
 ) -> list[Phase]:
-    """All phases of a run, each of its parts of its kind.
+    """All phases of a run, each of its parts of its kind, and as at its beginning.
 
     Raises:
         ValueError: for a part that is something else.
@@ -138,7 +147,14 @@ def whole_plan(
         check.refuse("phases", "a list or tuple of ddi Phase", phases)
     for i, phase in enumerate(phases):
         check.instance(f"phases[{i}]", phase, Phase)
-    return [Phase(0.0, rule, attack), *phases]
+    every = (Phase(0.0, rule, attack), *phases)
+    return [replace(phase, rule=fresh(phase.rule)) for phase in every]
+
+
+def memories(plan: Sequence[Phase]) -> list[Penalty | SAM]:
+    """What of the phases' rules may remember something from step to step."""
+    parts = [part for phase in plan for part in (phase.rule, phase.rule.penalty)]
+    return [part for part in parts if isinstance(part, (Penalty, SAM))]
 
 
 def phase_at(plan: Sequence[Phase], setting: Setting, epoch: int) -> Phase:
@@ -161,7 +177,9 @@ def default_evaluation(attack: AttackLike) -> PGD:
     return PGD(attack.eps, attack.eps / 4, 20, norm=attack.norm, box=attack.box)
 
 
-def config_of(setting: Setting, plan: Sequence[Phase], evaluation: AttackLike) -> dict[str, Any]:
+def config_of(
+    setting: Setting, plan: Sequence[Phase], evaluation: AttackLike, sampler: Sampler | None = None
+) -> dict[str, Any]:
     """What a record says of the run: its parts as TOML tables."""
     first, *later = plan
     config: dict[str, Any] = {
@@ -170,6 +188,8 @@ def config_of(setting: Setting, plan: Sequence[Phase], evaluation: AttackLike) -
         "attack": as_table(first.attack),
         "evaluation": as_table(evaluation),
     }
+    if sampler is not None:
+        config["sampler"] = as_table(check.instance("sampler", sampler, Sampler))
     if later:
         config["phases"] = [
             {"start": p.start, "rule": as_table(p.rule), "attack": as_table(p.attack)}
@@ -202,15 +222,34 @@ def check_plan(setting: Setting, plan: Sequence[Phase], data: Dataset) -> None:
             )
 
 
-def check_model(model: nn.Module, data: Dataset) -> None:
-    """Raise ``ValueError`` unless the network gives the images of ``data`` a logit for each class;
-    it is left as it was.
+def checked_folder(model: Any, data: Any, folder: Any, every: Any, progress: Any) -> Path:
+    """The folder of a run, where all of these are of their kind."""
+    check.network("model", check.instance("model", model, nn.Module))
+    check.instance("data", data, Dataset)
+    if every is not None:
+        check.positive_int("checkpoint_every", every)
+    check.flag("progress", progress)
+    return words.path("folder", folder)
+
+
+def check_model(model: nn.Module, data: Dataset) -> int:
+    """Number of the network's logits. Raise ``ValueError`` unless it gives the images of ``data``
+    one for each class, and trains nothing but its parameters (a layer in a plain list would
+    neither be trained nor saved); it is left as it was.
     """
     x = data.x_train[:2].clone()  # a model may normalise in place
-    with torch.random.fork_rng(), frozen(eager(model)), torch.no_grad():
+    with torch.random.fork_rng(), frozen(eager(model)), torch.enable_grad():
         found = check.logits(check.answer(eager(model), x), len(x))
+    if leaves_of(found):  # the parameters have no gradient here
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves_of(found))
+        raise ValueError(
+            "model must hold the trainable tensors that it uses as parameters of its modules, got "
+            f"others of shape {shapes} (a layer in a plain list? one that is not to be trained "
+            "needs requires_grad_(False))"
+        )
     if found.shape[1] < data.classes:
         raise ValueError(
             f"model must have a logit for each of the {data.classes} classes of {data.name}, "
             f"got {found.shape[1]}"
         )
+    return found.shape[1]

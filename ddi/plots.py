@@ -198,6 +198,7 @@ TITLES = {
     "robust": "robust accuracy (validation)",
     "clean": "clean accuracy (validation)",
     "robust_train": "robust accuracy (training images)",
+    "robust_worst": "robust accuracy (worst class)",
     "train_loss": "training loss under attack",
     "norm": "norm of the direction",
     "seconds": "seconds of training",

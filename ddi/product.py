@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from ddi import _checks
 from ddi.danskin import products
 from ddi.gradients import Passes, passes
-from ddi.losses import Loss, cross_entropy
+from ddi.losses import LossLike, cross_entropy
 from ddi.parallel import gather, rank, total, world
+from ddi.samples import check_samples
 from ddi.solver import min_norm_product
 from ddi.state import frozen
 
@@ -68,13 +69,13 @@ def product_point(
     method: str = "gram",
     *,
     chunks: int | None = None,
-    loss: Loss = cross_entropy,
+    loss: LossLike = cross_entropy,
     tol: float = 1e-6,
     max_iter: int = STEPS,
     certify: bool = True,
 ) -> ProductPoint:
     """Solve ``min || 1/k sum_i sum_j a_ji grad L_ij ||`` over one simplex a sample, ``L_ij =
-    loss(model(x_i + d_ji), y_i)``.
+    loss(model(x_i + d_ji), y_i)``, or the value of an :class:`ddi.Objective`.
 
     Args:
         model: run in eval mode and left as found. x: ``(k, ...)``. y: ``(k,)``. deltas: ``(m, k,
@@ -112,17 +113,17 @@ def product_point(
 
 
 def sample_losses(
-    model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, loss: Loss = cross_entropy
+    model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, loss: LossLike = cross_entropy
 ) -> Tensor:
     """The values ``L_ij``, ``(m, k)``, in eval mode and without a graph; arguments and errors as
     for :func:`product_point`.
     """
     with _batch(model, x, y, deltas, loss) as through, torch.no_grad(), frozen(model):
-        return finite("the loss", torch.stack([through.losses(x + d, y) for d in deltas]))
+        return finite("the loss", torch.stack([*map(through.inner(x, y), deltas)]))
 
 
 def per_sample_gradients(
-    model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, loss: Loss = cross_entropy
+    model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, loss: LossLike = cross_entropy
 ) -> Tensor:
     """``grad L_ij`` of every sample at every perturbation, ``(m, k, d)``, flat over the trainable
     parameters; arguments and errors as for :func:`product_point`.
@@ -130,12 +131,17 @@ def per_sample_gradients(
     with _batch(model, x, y, deltas, loss) as through, frozen(model):
         rows = through.rows(*deltas.shape[:2])
         for row, d in zip(rows, deltas, strict=True):
-            through.part_gradients(x + d, y, 1, row)
+            through.part_gradients(x, d, y, 1, row)
         return finite("the gradient", rows)
 
 
 def chunk_gradients(
-    model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, chunks: int, loss: Loss = cross_entropy
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    deltas: Tensor,
+    chunks: int,
+    loss: LossLike = cross_entropy,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the batch loss restricted to each chunk, ``1/k sum_{i in chunk} grad L_ij``.
 
@@ -152,10 +158,12 @@ def chunk_gradients(
 
 
 @contextmanager
-def _batch(model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, loss: Loss) -> Iterator[Passes]:
+def _batch(
+    model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, loss: LossLike
+) -> Iterator[Passes]:
     """The passes, with all arguments checked."""
     with passes(model, x, y, loss) as through:
-        check_coupling(model)
+        check_samples(through, x)
         _checks.float_tensor("deltas", deltas, 3)
         if deltas.shape[1:] != x.shape:
             _checks.refuse("deltas", f"of shape (m, {', '.join(map(str, x.shape))})", deltas)
@@ -182,10 +190,10 @@ def product_rows(
     with frozen(through.model):
         for row, d in zip(rows[:, mine[0] : mine[-1] + 1], deltas, strict=True):
             if k < 8 * chunks and equal:  # small parts of equal size, all at once
-                losses.append(through.part_gradients(x + d, y, k, row))
+                losses.append(through.part_gradients(x, d, y, k, row))
             else:
-                pieces = zip(torch.split(x + d, sizes), torch.split(y, sizes), row, strict=True)
-                found = [through.gradient(some, labels, k, out) for some, labels, out in pieces]
+                pieces = zip(*(torch.split(v, sizes) for v in (x, d, y)), row, strict=True)
+                found = [through.gradient(a, d, b, k, out) for a, d, b, out in pieces]
                 losses.append(torch.cat(found))
     return total(rows), part, gather(torch.stack(losses), 1)
 
@@ -198,23 +206,23 @@ def frank_wolfe(
     tol: float,
     max_iter: int,
     certify: bool,
+    shift: Tensor | float = 0.0,
 ) -> ProductPoint:
     """One forward-mode pass along ``w`` gives every ``<w, grad L_ij>``; one backward pass gives the
-    vertex they pick.
+    vertex they pick. All vertices, and so ``w``, are moved by ``shift``, ``(d,)``.
     """
     k, sample = len(x) * world(), torch.arange(len(x), device=x.device)
 
     def vertex(chosen: Tensor) -> Tensor:
-        row = through.rows()
-        through.gradient(x + chosen, y, k, row)
-        return total(row)
+        through.gradient(x, chosen, y, k, row := through.rows())
+        return total(row) + shift
 
     with frozen(through.model):
         w, steps = vertex(deltas[0]), 0  # from the first restart
         weights = torch.zeros(deltas.shape[:2], dtype=w.dtype, device=x.device)
         weights[0] = 1
         while True:
-            pairs = [through.along(x + d, y, w / k) for d in deltas]
+            pairs = [through.along(x, d, y, w / k) for d in deltas]
             losses, slopes = (torch.stack(some) for some in zip(*pairs, strict=True))
             pick = slopes.argmin(0)
             gap = float(total((weights * (slopes - slopes.amin(0))).sum()))
@@ -258,13 +266,3 @@ def _number(value: Tensor | float) -> float:
     if not math.isfinite(value):
         raise FloatingPointError("the gradient is not finite")
     return float(value)
-
-
-def check_coupling(model: nn.Module) -> None:
-    """Refuse a BatchNorm that takes the batch's own statistics in eval mode too."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
-            raise ValueError(
-                f"model must have running statistics in its BatchNorm for directions a sample, got "
-                f"{name!r} with track_running_stats=False, which couples the samples"
-            )

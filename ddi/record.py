@@ -31,7 +31,8 @@ from ddi.identity import differences, flat
 
 __all__ = ["AlreadyComplete", "Record", "RunWriter", "provenance", "read_record", "read_records"]
 
-DECIDES = ("data_sha256", "device_type", "dtype", "network", "frozen")  # besides the config
+# besides the config
+DECIDES = ("data_sha256", "device_type", "dtype", "network", "constants", "frozen")
 
 
 class AlreadyComplete(FileExistsError):

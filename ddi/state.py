@@ -1,8 +1,9 @@
 """What a model carries, and how it is left as it was found.
 
 Attacks, rules and evaluations call somebody's model. Whatever a call may move (modes,
-``requires_grad``, ``.grad``, the Parameter objects themselves, buffers, generators) is put back by
-the two context managers here; nothing else in the package saves or restores anything of a model.
+``requires_grad``, ``.grad``, the Parameter objects themselves, weights, buffers, generators) is put
+back by the context managers here; nothing else in the package saves or restores anything of a
+model.
 Values are put back without a trace in autograd, so that the backward pass of a forward pass made
 earlier still works.
 """
@@ -14,12 +15,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from ddi import _checks
 
 Model = Callable[[Tensor], Tensor]
 
-__all__ = ["Model", "Precision", "call", "eager", "frozen", "once", "trainable"]
+__all__ = [
+    "Model",
+    "Precision",
+    "call",
+    "displaced",
+    "draws",
+    "eager",
+    "frozen",
+    "once",
+    "trainable",
+]
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -50,15 +62,21 @@ def frozen(model: Model) -> Iterator[None]:
 
     That is every submodule's training flag, every parameter (the object, its ``requires_grad`` and
     ``.grad``), every buffer and every other tensor that a submodule holds (the object and its
-    value), and the state of every generator that a submodule holds. A model that is no module is
-    called as it is.
+    value), and the state of every generator that a submodule holds. Inside, no weight is used that
+    ``torch.nn.utils.parametrize.cached`` has kept.
+
+    Not seen, and so neither put into eval mode nor put back: modules, tensors and generators that a
+    module holds in lists, tables or objects that are no modules, and numbers of Python (a counter
+    ``self.calls += 1`` moves with every pass). A model that is no module, such as a ``lambda``
+    around one, is called as it is: in training mode if the module inside is.
 
     Raises:
         ValueError: if ``model`` cannot be called.
     """
     _checks.function("model", model)
     if not isinstance(model, nn.Module):
-        yield
+        with _uncached():
+            yield
         return
     modes = [(m, m.training) for m in model.modules()]
     objects = [(m, dict(m._parameters)) for m in model.modules()]
@@ -69,7 +87,8 @@ def frozen(model: Model) -> Iterator[None]:
         model.eval()
         for p, _, _ in flags:
             p.requires_grad_(False)
-        yield
+        with _uncached():
+            yield
     finally:
         for module, mode in modes:
             module.training = mode
@@ -83,21 +102,57 @@ def frozen(model: Model) -> Iterator[None]:
 
 
 @contextmanager
-def once(model: nn.Module) -> Iterator[Callable[[], None]]:
+def displaced(model: nn.Module, flat: Tensor) -> Iterator[None]:
+    """The trainable parameters moved by ``flat``, ``(d,)`` in their order; on leaving, also by an
+    exception, they have their values again, bit for bit.
+
+    Raises:
+        ValueError: if the length of ``flat`` is not their number, or it is not finite.
+    """
+    parameters = list(trainable(eager(model)).values())
+    sizes = [p.numel() for p in parameters]
+    _checks.float_tensor("flat", flat, shape=(sum(sizes),))
+    before = [p.detach().clone() for p in parameters]
+    try:
+        for p, part in zip(parameters, torch.split(flat.detach(), sizes), strict=True):
+            p.data.add_(part.view_as(p))
+        yield
+    finally:
+        for p, value in zip(parameters, before, strict=True):
+            p.data.copy_(value)
+
+
+@contextmanager
+def _uncached() -> Iterator[None]:
+    """Parametrised weights are computed anew: one that ``parametrize.cached`` has kept may have no
+    graph, or come of other parameters.
+    """
+    kept, parametrize._cache_enabled = parametrize._cache_enabled, 0
+    try:
+        yield
+    finally:
+        parametrize._cache_enabled = kept
+
+
+@contextmanager
+def once(
+    model: nn.Module, generator: torch.Generator | None = None
+) -> Iterator[Callable[[], None]]:
     """Several passes in the model's own mode, each from the same state, of which the first alone
-    moves it.
+    moves it, and ``generator`` where one is given.
 
     In training mode a forward pass moves BatchNorm's statistics, the vectors of a spectral norm, or
     the random numbers of dropout. Call what this yields before every pass but the first: it puts
     back what the passes so far have moved, so that all passes are of *one* function (the same
-    dropout mask, for example); on leaving, what the first one moved stays.
+    dropout mask, for example); on leaving, what the first one moved stays. What :func:`frozen` does
+    not see is not put back here either: state in a table or a number of Python moves in every pass.
     """
-    before = _Moved.of(model, randomness=True)
+    before = _Moved.of(model, True, generator)
     after: list[_Moved] = []
 
     def again() -> None:
         if not after:
-            after.append(_Moved.of(model, randomness=True))
+            after.append(_Moved.of(model, True, generator))
         before.put_back()
 
     try:
@@ -132,6 +187,17 @@ def call(model: nn.Module, parameters: Mapping[str, Tensor], images: Tensor) -> 
             holder[key] = held
 
 
+def draws(model: nn.Module, run: Callable[[], object]) -> bool:
+    """Whether ``run()`` draws from torch's generators or from one that a module of ``model`` holds;
+    what it draws is put back.
+    """
+    before = _Moved.of(model, randomness=True)
+    run()
+    moved = any(not torch.equal(g.get_state(), state) for g, state in before.generators)
+    before.put_back()
+    return moved
+
+
 @dataclass(frozen=True)
 class Precision:
     """The frame around code that takes gradients: in it only forward passes may run in bf16.
@@ -156,8 +222,9 @@ class Precision:
 
     @contextmanager
     def algebra(self) -> Iterator[None]:
-        """Gradients on, autocast and inference mode off."""
+        """Gradients on, autocast, inference mode and the cache of parametrised weights off."""
         with (
+            _uncached(),
             torch.inference_mode(False),
             torch.enable_grad(),
             torch.autocast(self.device, enabled=False),
@@ -188,9 +255,14 @@ class _Moved:
     generators: list[tuple[torch.Generator, Tensor]]
 
     @classmethod
-    def of(cls, model: nn.Module, randomness: bool = False) -> "_Moved":
-        """Of this model; with ``randomness`` also torch's own generators."""
-        tensors, held = [], []
+    def of(
+        cls,
+        model: nn.Module,
+        randomness: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> "_Moved":
+        """Of this model; with ``randomness`` also torch's own generators, and one more."""
+        tensors, held = [], [generator] if isinstance(generator, torch.Generator) else []
         for module in model.modules():
             tensors += [(module._buffers, name, b, _copy(b)) for name, b in module._buffers.items()]
             for name, value in vars(module).items():

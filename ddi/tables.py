@@ -16,11 +16,14 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from torch import nn
 
 from ddi import _checks as check
-from ddi import attacks, models
+from ddi import attacks, models, objectives
 from ddi.attacks import Attack, inverse_time
+from ddi.beta import BETA
 from ddi.data import Dataset
+from ddi.descent import Rule
 from ddi.identity import NONE
 from ddi.plan import default_evaluation
+from ddi.sharpness import SAM, AnyRule, SAMPa
 
 __all__ = [
     "ATTACKS",
@@ -31,13 +34,26 @@ __all__ = [
     "known",
     "make",
     "model_of",
+    "rule_of",
 ]
 
 ATTACKS = {kind: getattr(attacks, kind) for kind in ("PGD", "PGA", "FGSM", "FAST")}
+ATTACKS["BETA"] = BETA
 MODELS: dict[str, type[nn.Module]] = {
     name: getattr(models, name) for name in ("ResNet18", "SmallNet", "MLP")
 }
 LOSSES = {name: getattr(attacks, name) for name in ("cross_entropy", "margin_loss")}
+OBJECTIVES = {kind.word: kind for kind in (objectives.KL, objectives.TRADES, objectives.MART)}
+PENALTIES = {
+    kind.word: kind
+    for kind in (
+        objectives.ELLE,
+        objectives.AdaptiveELLE,
+        objectives.GradAlign,
+        objectives.LLR,
+        objectives.CURE,
+    )
+}
 FRACTION = re.compile(r"[+-]?\d{1,15}(\.\d{1,15})?(/\d{1,15})?")
 
 
@@ -88,8 +104,9 @@ def _value(name: str, value: Any, hint: Any) -> Any:
     if int in options:
         return check.integer(name, value)
     if name.endswith(".loss"):
-        known(name, [value], LOSSES)
-        return LOSSES[value]
+        return LOSSES[value] if value in LOSSES else _called(name, value, OBJECTIVES, LOSSES)
+    if name.endswith(".penalty"):
+        return _called(name, value, PENALTIES)
     if name.endswith(".schedule"):
         return _schedule(name, value)
     if options == (str,):
@@ -107,6 +124,18 @@ def _number(name: str, value: Any) -> float:
         return float(Fraction(numerator) / Fraction(denominator or "1"))
     except (ValueError, ZeroDivisionError):
         check.refuse(name, 'a number or a fraction like "8/255"', value)
+
+
+def _called(name: str, value: Any, kinds: Mapping[str, Any], others: Iterable[str] = ()) -> Any:
+    """What a word with its numbers, ``"trades(6)"``, stands for; without them, the usual ones."""
+    match = re.fullmatch(r"([\w-]+)(?:\(([^()]*)\))?", str(value))
+    word, numbers = match.groups() if match else (str(value), None)
+    known(name, [word], [*others, *kinds])
+    each = [v.strip() for v in (numbers or "").split(",") if v]
+    try:
+        return kinds[word](*(float(v) if "e" in v else _number(name, v) for v in each))
+    except TypeError:
+        check.refuse(name, f"{word} with the numbers that it has, as in {kinds[word]()}", value)
 
 
 def _schedule(name: str, value: Any) -> Any:
@@ -149,6 +178,29 @@ def applicable(options: Mapping[str, Any]) -> dict[str, Any]:
     idle = {"max_iter"} if method != "matrix-free" else set()
     idle |= {"method"} if not per_sample else set()
     return {key: value for key, value in options.items() if key not in idle}
+
+
+def rule_of(where: str, table: dict[str, Any], lr: float) -> AnyRule:
+    """The rule that a table describes: with ``rho`` SAM around it, with ``lam`` too SAMPa. ``t`` is
+    the learning rate where it is not given.
+
+    Raises:
+        ValueError: for keys and values that no such rule has.
+    """
+    sharp = {key: table[key] for key in ("rho", "lam") if key in table}
+    known(where, table, [*(f.name for f in fields(Rule) if f.init), "rho", "lam"])
+    inner = {key: value for key, value in table.items() if key not in sharp}
+    t = {"t": table.get("t", lr)}
+    if inner.get("name") == "bundle":
+        inner |= t
+    elif "lam" in sharp:
+        inner.pop("t", None)
+    rule: AnyRule = make(where, Rule, inner)
+    if "lam" in sharp:
+        rule = make(where, SAMPa, {"rule": rule} | sharp | t)
+    elif "rho" in sharp:
+        rule = make(where, SAM, {"rule": rule} | sharp)
+    return rule
 
 
 def model_of(spec: dict[str, Any], data: Dataset | None = None) -> nn.Module:

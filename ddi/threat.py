@@ -1,5 +1,5 @@
-"""The sets that perturbations are chosen from: balls in the l-infinity or l2 norm, cut by the image
-box.
+"""The sets that perturbations are chosen from: balls in the l-infinity, l2 or l1 norm, cut by the
+image box.
 
 For one image ``x`` the set is ``S(x) = {d : ||d|| <= eps, lo <= x + d <= hi}``. It is compact and,
 because the box depends on ``x``, differs from sample to sample. With ``box=None`` it is the ball
@@ -30,12 +30,12 @@ from ddi._checks import (
 Box = Interval | None
 Projection = Callable[[Tensor], Tensor]
 
-__all__ = ["L2", "Box", "LInf", "Projection", "Threat", "threat_model"]
+__all__ = ["L1", "L2", "Box", "LInf", "Projection", "Threat", "threat_model"]
 
 
 @dataclass(frozen=True)
 class Threat:
-    """Common part of :class:`LInf` and :class:`L2`.
+    """Common part of :class:`LInf`, :class:`L2` and :class:`L1`.
 
     Args:
         eps: radius of the ball, in the units of the images (``8/255`` for images in ``[0, 1]``).
@@ -117,6 +117,12 @@ class Threat:
         gradient is 0).
         """
         raise NotImplementedError
+
+    def step(self, gradient: Tensor, images: Tensor, size: float) -> Tensor:
+        """What an ascent step adds to ``images``: ``size`` times the steepest unit step. The box is
+        left to the projection, except where a step that forgets it could go nowhere (:class:`L1`).
+        """
+        return size * self.steepest(gradient)
 
     def norm(self, delta: Tensor) -> Tensor:
         """Norm of each sample's perturbation, shape ``(B,)``."""
@@ -229,11 +235,103 @@ class L2(Threat):
         return delta.flatten(1).norm(dim=1)
 
 
-SETS: dict[str, type[Threat]] = {"Linf": LInf, "L2": L2}
+@dataclass(frozen=True)
+class L1(Threat):
+    """``S(x) = {d : sum_j |d_j| <= eps, lo <= x + d <= hi}``; see :class:`Threat` for the
+    arguments.
+    """
+
+    def projection(self, x: Tensor) -> Projection:
+        """Solve ``min_s ||s - delta||_2`` over ``s in S(x)``: the true projection onto ball *and*
+        box together.
+
+        The solution is ``s_j = sign(delta_j) clip(|delta_j| - c, 0, r_j)``, a soft threshold and
+        then a clip, where ``r_j`` is the room that the box leaves towards ``delta_j``. Where the
+        clip of ``delta`` is too long, ``c`` is the root of ``sum_j |s_j| = eps``, which is
+        piecewise linear in ``c``: found exactly, by sorting its ``2n`` breakpoints, in float64.
+        (Projecting onto the ball and then clipping does not give the nearest point.)
+        """
+        return partial(self._onto_both, *self.bounds(x))
+
+    def _onto_both(self, lo: Tensor, hi: Tensor, delta: Tensor) -> Tensor:
+        full = delta.clamp(lo, hi)
+        outside = self.norm(full) > self.eps
+        if self.eps == 0 or not outside.any():
+            return full * (self.eps > 0)
+        d = delta[outside].flatten(1)
+        room = torch.where(d > 0, hi[outside].flatten(1), -lo[outside].flatten(1))
+        lengths = self._lengths(d.abs().double(), room.double().clamp_(max=self.eps))
+        least = lengths.to(d.dtype)  # rounded towards 0, so that the result is feasible
+        least = torch.where(least > lengths, least * (1 - torch.finfo(d.dtype).eps), least)
+        full[outside] = (least * d.sign()).view_as(full[outside])
+        return full
+
+    def _lengths(self, v: Tensor, room: Tensor) -> Tensor:
+        """``clip(v - c, 0, room)`` with the ``c`` for which the sum of each row is ``eps``."""
+        v, order = v.sort(1, descending=True)
+        room = room.gather(1, order)
+        # Only differences of less than eps matter: with larger ones cut, no scale of v loses digits
+        gaps = torch.diff(v, dim=1, prepend=v[:, :1]).neg_().clamp_(max=self.eps)
+        v = gaps.cumsum(1).neg_()
+        ends, which = torch.cat([v, v - room], 1).sort(1, descending=True)
+        moving = torch.where(which < v.shape[1], 1.0, -1.0).to(v).cumsum(1)  # between two ends
+        grown = moving[:, :-1] * (ends[:, :-1] - ends[:, 1:])
+        sums = torch.cat([torch.zeros_like(v[:, :1]), grown.cumsum(1)], 1)  # at the ends
+        last = (sums < self.eps).sum(1, keepdim=True).sub_(1).clamp_(max=grown.shape[1] - 1)
+        missing = (self.eps - sums.gather(1, last)) / moving.gather(1, last).clamp_(min=1)
+        lengths = torch.minimum((v - ends.gather(1, last) + missing).clamp_(min=0), room)
+        return torch.empty_like(lengths).scatter_(1, order, lengths)
+
+    def sample(
+        self, x: Tensor, generator: torch.Generator | None = None, project: Projection | None = None
+    ) -> Tensor:
+        """Uniform in the ball (``n`` of ``n + 1`` exponentials over their sum, with random signs),
+        then clipped to the box.
+        """
+        random_source("generator", generator, self.check(x).device)
+        signs = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device) - 0.5
+        waits = torch.empty_like(x.detach()).exponential_(generator=generator)
+        last = torch.empty_like(waits.flatten(1)[:, 0]).exponential_(generator=generator)
+        share = self.eps / (self.norm(waits) + last)
+        noise = torch.copysign(waits, signs) * share.view((-1,) + (1,) * (x.ndim - 1))
+        return (project or self.projection(x))(noise)  # in the ball: the projection is the clip
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """All on the coordinate of largest ``|gradient|``, the first of several (0 where all are
+        0).
+        """
+        flat = gradient.flatten(1)
+        first = flat.abs().argmax(1, keepdim=True)
+        unit = torch.zeros_like(flat).scatter_(1, first, flat.gather(1, first).sign())
+        return unit.view_as(gradient)
+
+    def step(self, gradient: Tensor, images: Tensor, size: float) -> Tensor:
+        """Solve ``max <gradient, s>`` subject to ``||s||_1 <= size`` and the box around ``images +
+        s``: greedily, the coordinates of largest ``|gradient|`` first, each as far as it can go.
+
+        Without the box it is ``size * steepest(gradient)``; with it that step would be lost where
+        its one coordinate stands at the border. (The projection that follows shortens coordinates
+        at the border too, so steps of a constant size end within ``size`` of a maximiser.)
+        """
+        lo, hi = self.bounds(images)
+        room = torch.where(gradient > 0, hi, -lo).clamp_(max=size).mul_(gradient != 0).flatten(1)
+        flat = gradient.flatten(1)
+        order = flat.abs().argsort(dim=1, descending=True, stable=True)
+        room = room.gather(1, order)
+        left = size - torch.nn.functional.pad(room[:, :-1], (1, 0)).cumsum(1)
+        taken = torch.minimum(room, left.clamp_(min=0)) * flat.gather(1, order).sign()
+        return torch.empty_like(flat).scatter_(1, order, taken).view_as(gradient)
+
+    def norm(self, delta: Tensor) -> Tensor:
+        """``sum_j |d_j|`` of each sample, shape ``(B,)``."""
+        return delta.flatten(1).abs().sum(1, dtype=torch.float64).to(delta.dtype)
+
+
+SETS: dict[str, type[Threat]] = {"Linf": LInf, "L2": L2, "L1": L1}
 
 
 def threat_model(norm: str, eps: float, box: Box = (0.0, 1.0)) -> Threat:
-    """The set named by the field's words: ``"Linf"`` or ``"L2"``.
+    """The set named by the field's words: ``"Linf"``, ``"L2"`` or ``"L1"``.
 
     Raises:
         ValueError: if ``norm`` is not one of the names, or ``eps`` or ``box`` is impossible.

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +19,29 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ddi import _checks as check
 from ddi import _words as words
 from ddi.adversary import Attack, AttackLike, as_attack
 from ddi.checkpoint import Checkpoints, save_atomically
 from ddi.data import Dataset, crop_and_flip
-from ddi.descent import Rule
-from ddi.evaluate import clean_accuracy, robust_accuracy
-from ddi.gradients import assign_gradient
-from ddi.identity import flat, network
+from ddi.evaluate import by_class, clean_accuracy, standing
+from ddi.gradients import assign_gradient, sound
+from ddi.identity import constants, flat, network
 from ddi.parallel import average_buffers, on_first, rank, sent
 from ddi.plan import (
     Phase,
     Setting,
     check_model,
     check_plan,
+    checked_folder,
     config_of,
     default_evaluation,
+    memories,
     phase_at,
     whole_plan,
 )
 from ddi.record import DECIDES, RunWriter, provenance
+from ddi.samplers import Draws, Sampler, started
+from ddi.sharpness import AnyRule, of_epoch
 from ddi.state import eager, trainable
 
 __all__ = ["Phase", "Setting", "train"]
@@ -51,7 +53,7 @@ MEANS = ("train_loss", "norm", "entropy", "gap", "cosine_mean", "cosine_min", "n
 def train(
     model: nn.Module,
     data: Dataset,
-    rule: Rule,
+    rule: AnyRule,
     attack: AttackLike,
     setting: Setting,
     folder: str | Path,
@@ -61,6 +63,7 @@ def train(
     checkpoint_every: int | None = None,
     progress: bool = False,
     tensorboard: bool = False,
+    sampler: Sampler | None = None,
 ) -> nn.Module:
     """Train ``model`` in place with a descent rule, and record the run in ``folder``; goes on where
     it was interrupted.
@@ -68,14 +71,16 @@ def train(
     A row of the record holds the epoch, the steps and the passes (:meth:`ddi.descent.Rule.passes`;
     NaN for an attack that does not say its steps) so far, the seconds spent on training, accuracies
     on the validation images (``clean``, ``robust``) and on as many training images
-    (``robust_train``), and means over the epoch's steps of the loss and of the rule's diagnostics.
-    The weights of the epoch with the best ``robust`` are kept in ``best.pt``.
+    (``robust_train``), on those of the worst class (``robust_worst``), and means over the epoch's
+    steps of the loss and of the rule's diagnostics. The weights of the epoch with the best
+    ``robust`` are kept in ``best.pt``.
 
     Args:
         model: on the device of ``data``, perhaps compiled; its initial weights count only where no
             checkpoint is found.
         data: a part of its training images is held out for validation; the test set is not touched.
-        rule: of :mod:`ddi.descent`; for ``bundle``, ``t`` is the learning rate of the epoch.
+        rule: of :mod:`ddi.descent` or :mod:`ddi.sharpness`, whose memory begins empty; for
+            ``bundle`` and SAMPa, ``t`` is the learning rate of the epoch.
         attack: of training; an attack of this package or any ``(model, x, y) -> delta``.
         evaluation: of validation, by default :func:`ddi.plan.default_evaluation` of ``attack``.
         phases: rules and attacks that follow, each from its ``start`` on.
@@ -84,6 +89,7 @@ def train(
             evaluate`` needs to know). It is a part of what decides the run.
         checkpoint_every: steps between checkpoints, besides the one after every epoch.
         progress: show a progress bar. tensorboard: write the rows for TensorBoard too.
+        sampler: of the batches' classes; rows have each class's ``robust_c`` and chance ``p_c``.
 
     Returns:
         The trained model.
@@ -99,33 +105,26 @@ def train(
     """
     evaluation = default_evaluation(attack) if evaluation is None else evaluation
     plan = whole_plan(setting, rule, attack, evaluation, phases)
-    folder = _checked(model, data, folder, checkpoint_every, progress)
+    folder = checked_folder(model, data, folder, checkpoint_every, progress)
     check_plan(setting, plan, data)
-    check_model(model, data)
+    classes = check_model(model, data)
     own = {"data": data.name, "model": {"name": f"python:{type(eager(model)).__name__}"}}
-    config = config_of(setting, plan, evaluation) | own | words.table("about", about or {})
+    config = config_of(setting, plan, evaluation, sampler) | own | words.table("about", about or {})
     source = provenance(data, data.x_train.device, data.x_train.dtype)
     source["network"] = network(model)
+    source["constants"] = constants(model, data.x_train[:2])
     source["frozen"] = [n for n, p in eager(model).named_parameters() if not p.requires_grad]
     run = flat(config) | flat({key: source[key] for key in DECIDES})
+    draws = started(sampler, data.hold_out(setting.validation)[0].y_train, data.classes)
     record = on_first(lambda: RunWriter(folder, config, source, tensorboard))
     with record or nullcontext(), _own_randomness(data.x_train.device, setting.seed):
         training = _Training(model, data, setting, plan, evaluation, record)
-        training.files = Checkpoints(folder, run)
+        training.files, training.classes = Checkpoints(folder, run), classes
+        training.draws = draws
         if (state := sent(on_first(training.files.load))) is not None:
             training.load_state_dict(state)
         training.run(checkpoint_every, progress)
     return model
-
-
-def _checked(model: Any, data: Any, folder: Any, every: Any, progress: Any) -> Path:
-    """The folder, where all of these are of their kind."""
-    check.network("model", check.instance("model", model, nn.Module))
-    check.instance("data", data, Dataset)
-    if every is not None:
-        check.positive_int("checkpoint_every", every)
-    check.flag("progress", progress)
-    return words.path("folder", folder)
 
 
 @contextmanager
@@ -155,6 +154,8 @@ class _Training:
     """A run under way: all that decides its rest, as one state."""
 
     files: Checkpoints
+    classes: int  # of the model
+    draws: Draws | None  # of the sampler
 
     def __init__(
         self,
@@ -195,6 +196,8 @@ class _Training:
             "attacks": self.attacks.get_state(),
             "torch": torch.random.get_rng_state(),
             "cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
+            "classes": None if self.draws is None else self.draws.weights,
+            "memories": [part.state_dict() for part in memories(self.plan)],
             "at": {f.name: getattr(self.at, f.name) for f in fields(self.at)},
         }
 
@@ -207,6 +210,10 @@ class _Training:
         torch.random.set_rng_state(state["torch"])
         if state["cuda"] is not None:
             torch.cuda.set_rng_state(state["cuda"], self.device)
+        if self.draws is not None:
+            self.draws.weights = state["classes"].to(self.device)
+        for part, held in zip(memories(self.plan), state.get("memories", []), strict=False):
+            part.load_state_dict(held)
         self.at = _At(**state["at"])
         if self.record is not None:
             self.record.resume(self.at.rows, self.at.seconds)
@@ -227,16 +234,14 @@ class _Training:
         if self.record is not None:
             self.files.save(self.state_dict())
 
-    def rule_at(self, epoch: int) -> tuple[Rule, Attack]:
+    def rule_at(self, epoch: int) -> tuple[AnyRule, Attack]:
         """Rule, with the epoch's ``m`` and ``t``, and attack of an epoch."""
-        now = phase_at(self.plan, self.setting, epoch)
-        rule = replace(now.rule, m=self.setting.m_at(epoch, now.rule.m))
-        if rule.name == "bundle":
-            rule = replace(rule, t=self.setting.lr_at(epoch))
+        now, setting = phase_at(self.plan, self.setting, epoch), self.setting
+        rule = of_epoch(now.rule, setting.m_at(epoch, now.rule.m), setting.lr_at(epoch))
         return rule, as_attack(now.attack)
 
     def epoch_steps(
-        self, rule: Rule, attack: Attack, checkpoint_every: int | None, progress: bool
+        self, rule: AnyRule, attack: Attack, checkpoint_every: int | None, progress: bool
     ) -> None:
         """The steps that are left of an epoch."""
         at, started = self.at, time.perf_counter() - self.at.trained
@@ -259,10 +264,12 @@ class _Training:
                     self.save()
                     started = time.perf_counter() - at.trained
 
-    def one_step(self, rule: Rule, attack: Attack) -> None:
+    def one_step(self, rule: AnyRule, attack: Attack) -> None:
         """A batch, its direction, and the optimiser's step."""
         at, size = self.at, self.setting.batch_size
         chosen = at.order.to(self.device)[at.step * size : (at.step + 1) * size]
+        if self.draws is not None:
+            chosen, attack = self.draws.batch(size, self.batches), self.draws.watch(attack)
         images, labels = self.x[chosen], self.y[chosen]
         if self.setting.augment:
             images = crop_and_flip(images, generator=self.batches)
@@ -276,10 +283,11 @@ class _Training:
         for key, value in ({"train_loss": step.loss} | step.diagnostics).items():
             if key in MEANS:
                 at.sums[key] = at.sums.get(key, 0.0) + value
-        at.passes += rule.passes(attack.passes) if attack.passes else math.nan
+        taken = attack.passes_for(self.classes)
+        at.passes += rule.passes(taken) if taken else math.nan
         at.step += 1
 
-    def evaluate(self, rule: Rule) -> None:
+    def evaluate(self, rule: AnyRule) -> None:
         """The epoch's row and, where it is the best so far, its weights; by the first process."""
         at, setting = self.at, self.setting
         if not all(torch.isfinite(p).all() for p in self.model.parameters()):
@@ -289,8 +297,9 @@ class _Training:
         count = len(self.x_val)
         with self.divergence_named(rule, self.x_val, self.y_val):
             clean = clean_accuracy(self.model, self.x_val, self.y_val).value
-            robust = self.robust(self.x_val, self.y_val)
-            robust_train = self.robust(self.x[:count], self.y[:count])
+            stands = self.stands(self.x_val, self.y_val)
+            robust_train = self.stands(self.x[:count], self.y[:count]).double().mean().item()
+        robust, each = stands.double().mean().item(), by_class(stands, self.y_val)
         row: dict[str, float] = {
             "epoch": at.epoch,
             "step": at.epoch * self.steps,
@@ -300,8 +309,9 @@ class _Training:
             "clean": clean,
             "robust": robust,
             "robust_train": robust_train,
+            "robust_worst": min(each.values()),
             "seconds": round(at.trained, 3),
-        }
+        } | (self.draws.columns(each) if self.draws else {})
         self.record.log(**row, **{key: at.sums.get(key, math.nan) / self.steps for key in MEANS})
         at.rows = list(self.record.rows)
         if robust > at.best:
@@ -309,40 +319,26 @@ class _Training:
             best = {"model": eager(self.model).state_dict(), "epoch": at.epoch}
             save_atomically(best, self.record.folder / "best.pt")
 
-    def robust(self, x: Tensor, y: Tensor) -> float:
-        """Accuracy under the evaluation's attack, with random numbers of its own."""
+    def stands(self, x: Tensor, y: Tensor) -> Tensor:
+        """What the evaluation's attack leaves, ``(N,)``, with random numbers of its own."""
         draw = torch.Generator(self.device).manual_seed(0)
         with _own_randomness(self.device, 0):
-            return robust_accuracy(self.model, x, y, self.evaluation, 1, draw).value
+            return standing(self.model, x, y, self.evaluation, 1, draw)
 
     def where(self) -> str:
         """For messages."""
         return f"epoch {self.at.epoch + 1}, step {self.at.step + 1}"
 
     @contextmanager
-    def divergence_named(self, rule: Rule, x: Tensor, y: Tensor) -> Iterator[None]:
+    def divergence_named(self, rule: AnyRule, x: Tensor, y: Tensor) -> Iterator[None]:
         """What a diverged network makes of a rule or an attack (a check that fails, an algebra that
         does) is told apart from all other mistakes.
         """
         try:
             yield
         except (ValueError, ArithmeticError, RuntimeError) as error:
-            if not isinstance(error, FloatingPointError) and self.sound(rule, x, y):
+            if not isinstance(error, FloatingPointError) and sound(self.model, rule.loss, x, y):
                 raise
             raise FloatingPointError(
                 f"training is no longer finite in {self.where()}: {error}"
             ) from error
-
-    def sound(self, rule: Rule, x: Tensor, y: Tensor) -> bool:
-        """Whether loss and gradient of the clean images are finite and small enough to square."""
-        if not all(torch.isfinite(p).all() for p in self.model.parameters()):
-            return False
-        weights = list(trainable(eager(self.model)).values())
-        try:
-            with torch.enable_grad():
-                value = rule.loss(eager(self.model)(x), y).mean()
-                gradients = torch.autograd.grad(value, weights, allow_unused=True)
-        except (ValueError, RuntimeError):
-            return True  # another mistake
-        largest = max(float(g.double().norm()) for g in gradients if g is not None)
-        return math.isfinite(value.item()) and largest < 1e18

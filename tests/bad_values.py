@@ -345,17 +345,18 @@ USUAL: dict[str, Kind] = {
     "max_iter": COUNT, "values": floats(), "t": number(0, strict=True), "gradients": FREE, "direction": floats(),
     "block": optional(cap(COUNT)), "lipschitz": RADIUS, "radius": RADIUS, "phi": PHI, "theta": FREE, "v": floats(other_shapes=False, batched=True),
     "chunks": COUNT, "certify": FLAG, "flat": floats(), "normalize": optional(FLAG), "joint": FLAG,
-    "weight_decay": RADIUS, "in_features": COUNT, "in_channels": COUNT, "classes": COUNT, "hidden": row(COUNT),
+    "weight_decay": RADIUS, "in_features": COUNT, "in_channels": COUNT, "hidden": row(COUNT),
     "activation": WORD, "mean": row(number()), "std": row(number(0, strict=True)), "name": WORD, "padding": integer(0),
     "root": optional(PATH), "download": FLAG, "folder": PATH, "experiment": PATH, "path": PATH, "config": MAPPING,
     "source": MAPPING, "tensorboard": FLAG, "dataset": made(), "device": DEVICE, "dtype": DTYPE, "data": made(),
     "rule": made(), "setting": made(), "evaluation": optional(ATTACK), "about": optional(MAPPING),
-    "checkpoint_every": optional(COUNT), "epochs": COUNT, "lr": number(0, strict=True), "momentum": RADIUS,
+    "checkpoint_every": optional(COUNT), "epochs": COUNT, "lr": number(0, strict=True), "momentum": RADIUS, "rho": RADIUS, "lam": number(0, 1), "state": MAPPING,
     "milestones": row(number(0, 1, strict=True)), "m_end": optional(COUNT), "augment": FLAG, "validation": COUNT,
     "evaluate_every": COUNT, "epoch_steps": optional(COUNT), "project": (), "value": number(0, 1), "n": COUNT,
     "x_train": FREE, "y_train": LABELS, "x_test": FREE, "y_test": LABELS,  # their box is the attacks'
     "delta": floats(dtypes=False), "atol": RADIUS, "gradient": FREE, "which": WORD, "zero": integer(0, 9), "one": integer(0, 9),
     "count": COUNT, "epoch": integer(0), "phases": (), "part": (), "arms": (), "overrides": (), "kernels": made(),
+    "beta": RADIUS, "weight": RADIUS, "decay": number(0, 1), "deviations": RADIUS, "h": number(0, strict=True), "penalty": optional(without(made(), "None")), "classes": COUNT,
     "precision": WORD, "channels_last": FLAG, "compile": WORD, "autocast": FLAG, "thing": tuple(bad for bad in ATTACK if not bad.label.startswith("returns")), "seeds": (), "rows": (), "seconds": RADIUS, "arm": NAME,
 }
 

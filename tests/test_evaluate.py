@@ -238,7 +238,7 @@ def test_signs_need_a_margin_of_two_standard_errors():
         assert len([s for s in signs if s.startswith("one step")]) == n
 
 
-@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
 def test_signs_do_not_depend_on_the_scale_of_the_images(norm):
     """Powers of two change no bit."""
     model, x, y = trained_linear()
@@ -282,6 +282,19 @@ def test_autoattack_is_at_least_as_strong_as_pgd():
     assert all(p.grad is None for p in model.parameters())
     # in an l2 ball of that radius there are far fewer perturbations
     assert autoattack_accuracy(model, x, y, 0.1, "L2").value > theirs.value
+
+
+def test_autoattack_in_l1_is_no_stronger_than_the_greedy_maximum_of_a_linear_network():
+    """With two classes FGSM's one step, filled greedily, is the exact maximiser in ball and box."""
+    pytest.importorskip("pyautoattack")
+    torch.manual_seed(1)
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(25, 2)), torch.rand(40, 1, 5, 5)
+    y = model(x).argmax(1)
+    exact = robust_accuracy(model, x, y, FGSM(0.5, "L1")).value
+    theirs = autoattack_accuracy(model, x, y, 0.5, "L1").value
+    assert 0.2 < exact < 0.8 and exact <= theirs <= exact + 0.1
+    with pytest.raises(ValueError, match="x must be images of 5 pixels"):
+        autoattack_accuracy(model, x[..., :4], y, 0.5, "L1")
 
 
 @pytest.mark.parametrize(
@@ -333,7 +346,7 @@ def test_autoattack_hands_the_suite_what_it_is_given(monkeypatch):
         assert got["targets"] == (classes - 1, classes - 1) and got["runs"] == runs
     for bad in (
         {"eps": 0},
-        {"norm": "L1"},
+        {"norm": "L7"},
         {"seed": -1},
         {"batch_size": 0},
         {"x": x * 2},

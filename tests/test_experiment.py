@@ -266,6 +266,13 @@ def test_norm_and_box_stay_when_an_arm_names_another_attack(tmp_path):
     assert (run.evaluation.norm, run.evaluation.box) == ("L2", None)
 
 
+def test_an_experiment_may_be_in_l1(tmp_path):
+    (tmp_path / "a.toml").write_text('[attack]\nnorm = "L1"\neps = 12\nalpha = "1/2"')
+    (run,) = read_experiment(tmp_path / "a.toml")
+    assert run.attack == PGD(12.0, 0.5, norm="L1")
+    assert run.evaluation == PGD(12.0, 3.0, 20, norm="L1")
+
+
 def test_an_evaluation_may_be_of_any_kind(tiny):
     tiny.write_text(TINY + '[evaluation]\nkind = "FGSM"\n')
     assert {run.evaluation for run in read_experiment(tiny)} == {FGSM(0.1)}
@@ -529,7 +536,7 @@ def test_options_reach_train(tiny, tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr(
         "ddi.experiment.train",
-        lambda *plan: seen.update(zip("every bar board".split(), plan[-3:], strict=True)),
+        lambda *plan: seen.update(zip("every bar board".split(), plan[-4:-1], strict=True)),
     )
     monkeypatch.setattr("ddi.commands.read_record", lambda folder: None)
     monkeypatch.setattr("ddi.commands._numbers", str)

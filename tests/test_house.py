@@ -23,10 +23,10 @@ TOOLS = [p for room in ("benchmarks", "book/tools") for p in sorted((ROOT / room
 
 # Imports point to the left, and every module has its place.
 ORDER = (
-    "_checks _words state threat losses adversary attacks objectives simplices quadratic solver "
-    "danskin parallel gradients product combine descent sharpness models data evaluate identity "
-    "clone checkpoint record plan trainer kernels tables experiment plots measure commands "
-    "page __main__"
+    "_checks _words state threat losses adversary attacks beta objectives simplices quadratic "
+    "solver danskin parallel gradients samples product combine descent sharpness models data "
+    "evaluate naming identity clone checkpoint record samplers plan trainer kernels tables "
+    "experiment plots measure commands page __main__"
 ).split()
 
 

@@ -18,22 +18,25 @@ RULES = {
     "product-free": {"m": 2, "method": "matrix-free", "max_iter": 3},
     "product-decay": {"m": 2, "weight_decay": 0.1},
     "bundle": {"m": 3, "t": 0.5}, "bundle-each": {"m": 2, "t": 0.5, "joint": False},
+    "single-sam": {"rho": 0.3}, "ddi-sampa": {"m": 2, "rho": 0.3, "lam": 0.2, "t": 0.1},
 }  # fmt: skip
 PROGRAM = """
 import sys
 from dataclasses import replace
 import torch
-from ddi import MLP, PGD, Setting, descent_rule, digits, parallel, train
+from ddi import MLP, PGD, Sampler, Setting, digits, parallel, train
+from ddi.tables import rule_of
 
 def gradients(rules):
     data, found = digits().to(dtype=torch.float64), {}
     torch.manual_seed(0)
     model = MLP(hidden=(8,)).double()
     for name, options in rules.items():
-        rule = descent_rule(name.split("-")[0], **options)
+        rule = rule_of(name, {"name": name.split("-")[0]} | options, 0.1)
         draw = torch.Generator().manual_seed(1)
         x, y = data.x_train[:20], data.y_train[:20]
-        found[name] = rule(model, x, y, PGD(0.2, 0.1, 2), draw).gradient
+        for half in (x, x.flip(0)) if "rho" in options else (x,):  # the second SAMPa remembers
+            found[name] = rule(model, half, y, PGD(0.2, 0.1, 2), draw).gradient
     return found
 
 def buffers():
@@ -43,12 +46,21 @@ def buffers():
     parallel.average_buffers(model)
     return dict(model.named_buffers())
 
+def sampled(folder):
+    torch.manual_seed(0)
+    model, data = MLP(hidden=(8,)).double(), digits().to(dtype=torch.float64)
+    setting = Setting(epochs=1, batch_size=100, augment=True, validation=300, lr=0.1)
+    sampler = Sampler("cfol", eta=0.01)
+    rule, attack = descent_rule("mean", m=2), PGD(0.1, 0.05, 2)
+    return train(model, data, rule, attack, setting, folder, sampler=sampler)
+
 def curve(folder):
     torch.manual_seed(0)
     model = MLP(hidden=(8,)).double()
     setting = Setting(epochs=2, batch_size=100, augment=True, validation=300, lr=0.1)
     data = digits().to(dtype=torch.float64)
-    return train(model, data, descent_rule("ddi", m=2), PGD(0.1, 0.05, 2), setting, folder)
+    rule = rule_of("rule", {"name": "ddi", "m": 2}, 0.1)
+    return train(model, data, rule, PGD(0.1, 0.05, 2), setting, folder)
 """
 
 
@@ -62,6 +74,7 @@ def test_two_processes_are_one(tmp_path):
         parallel.start()
         found = gradients(rules)
         curve(sys.argv[1] + "/two")
+        sampled(sys.argv[1] + "/two-sampled")
         torch.save(buffers(), f"{sys.argv[1]}/buffers{parallel.rank()}.pt")
         try:
             curve(sys.argv[1] + "/two")
@@ -100,9 +113,12 @@ def test_two_processes_are_one(tmp_path):
         for found in pair:
             assert (found[name] - expected).norm() <= 1e-6 * expected.norm(), name
     space["curve"](tmp_path / "one")
-    alone, shared = (read_record(tmp_path / n).metrics for n in ("one", "two"))
-    for key in alone.keys() - {"seconds"}:
-        np.testing.assert_allclose(shared[key], alone[key], rtol=1e-5, atol=1e-9, err_msg=key)
+    space["sampled"](tmp_path / "one-sampled")
+    for end in ("", "-sampled"):
+        alone, shared = (read_record(tmp_path / f"{n}{end}").metrics for n in ("one", "two"))
+        for key in alone.keys() - {"seconds"}:
+            np.testing.assert_allclose(shared[key], alone[key], rtol=1e-5, atol=1e-9, err_msg=key)
+    assert max(alone[f"p_{c}"][-1] for c in range(10)) > 0.105  # 0.1 without errors
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):

@@ -8,10 +8,10 @@ Steps, one after the other: a check that the kernels work on this machine, claim
 seeds), the probe along training, the benchmark (book/speed.md), and the other figures' arms
 (chapter 12). No training has drops of the learning rate, so each is a prefix of the paper's 200
 epochs, the first drop of which is at 100; the records say so. On an H100 a step of PGD training is
-bound by starting kernels, so two such commands with work folders of their own share a GPU well. A step that is complete is skipped, and one that the time cuts goes
-on in the next piece, as long as the work folder is there. Every piece ends by packing all records
-without weights into one archive; unpack it at the repository's root. ``--tiny`` runs the same steps
-on a CPU at toy size.
+bound by starting kernels, so two such commands with work folders of their own share a GPU well. A
+step that is complete is skipped, and one that the time cuts goes on in the next piece, as long as
+the work folder is there. Every piece ends by packing all records without weights into one archive;
+unpack it at the repository's root. ``--tiny`` runs the same steps on a CPU at toy size.
 """
 
 import argparse

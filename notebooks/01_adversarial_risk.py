@@ -44,7 +44,7 @@ if "google.colab" in sys.modules and importlib.util.find_spec("ddi") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", clone], check=True)
     sys.path.insert(0, clone)  # an installation in place is seen from the next start on
 
-# %%
+# %% tags=["hide-input"]
 import itertools
 import math
 from pathlib import Path
@@ -59,7 +59,6 @@ import ddi
 from ddi import FGSM, L2, PGA, PGD, LInf, cross_entropy, plots
 from ddi.clone import repository
 
-# %%
 plots.use_style()
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)

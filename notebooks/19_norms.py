@@ -449,7 +449,7 @@ assert pixels[-1] < pixels[0] / 2 and cosine[-1] < cosine[0] - 0.1
 
 # %% [markdown]
 # (check-19-8)=
-# **Check 19.8** *(alignment, with the control.)* The median alignment over the test images, network by network (three seeds): adversarial training raises it over plain training in every seed, by more than 0.08; and random signs of $\pm0.2$, twice the adversary's radius but without any adversary, bring more than half of that gain in every seed. Both raise the accuracy under attack (PGD-20, $\epsilon = 0.1$) in every seed; there the adversary does more, in every seed.
+# **Check 19.8** *(alignment, with the control.)* The median alignment over the test images, network by network (three seeds): adversarial training raises it over plain training in every seed, by more than 0.08; and random signs of $\pm0.2$, twice the adversary's radius but without any adversary, bring more than half of that gain in every seed. Both raise the accuracy under attack (PGD-20, $\epsilon = 0.1$) in every seed; there the adversary does more, in every seed ({numref}`fig-19-alignment`).
 
 # %%
 alignment, robust = {}, {}

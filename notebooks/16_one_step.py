@@ -25,7 +25,7 @@
 #
 # **Before you start.** {ref}`Chapter 1 <chapter-01>` (FGSM, PGD) and {ref}`chapter 2 <chapter-02>` (Danskin's theorem). Symbols: {ref}`notation`.
 #
-# **Time and hardware.** An hour to read; about ten seconds to run on one processor core. The trainings are a record; they took a quarter of an hour of one core.
+# **Time and hardware.** An hour to read; about fifteen seconds to run on one processor core. The trainings are a record; they took a quarter of an hour of one core.
 # :::
 
 # %% tags=["remove-cell"]

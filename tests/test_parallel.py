@@ -57,7 +57,7 @@ def sampled(folder):
     model, data = MLP(hidden=(8,)).double(), digits().to(dtype=torch.float64)
     setting = Setting(epochs=1, batch_size=100, augment=True, validation=300, lr=0.1)
     sampler = Sampler("cfol", eta=0.01)
-    rule, attack = descent_rule("mean", m=2), PGD(0.1, 0.05, 2)
+    rule, attack = rule_of("rule", {"name": "mean", "m": 2}, 0.1), PGD(0.1, 0.05, 2)
     return train(model, data, rule, attack, setting, folder, sampler=sampler)
 
 def curve(folder):

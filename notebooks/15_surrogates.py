@@ -25,7 +25,7 @@
 #
 # **Before you start.** {ref}`Chapter 1 <chapter-01>` (adversarial risk), {ref}`chapter 2 <chapter-02>` (Danskin's theorem) and {ref}`chapter 7 <chapter-07>` (product). Symbols: {ref}`notation`.
 #
-# **Time and hardware.** An hour to read; about twenty seconds to run on one processor core. One experiment is read from records.
+# **Time and hardware.** An hour to read; about twenty seconds to run on one processor core.
 # :::
 
 # %% tags=["remove-cell"]
@@ -49,17 +49,14 @@ if "google.colab" in sys.modules and importlib.util.find_spec("ddi") is None:
 import math
 from functools import partial
 
-# %%
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch.func import grad, vmap
 
-# %%
 import ddi
 from ddi import plots
 
-# %%
 plots.use_style()
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)

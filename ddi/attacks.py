@@ -72,8 +72,8 @@ class PGD(Attack):
     (2017).
 
     ``d <- project(d + alpha_t * s(grad))`` where ``s`` is the sign (``"Linf"``), the gradient
-    divided by its norm (``"L2"``) or its largest entry's sign (``"L1"``; :meth:`ddi.L1.step`), and
-    ``alpha_t = alpha * schedule(t)`` for ``t = 1 ... steps``. Opposite corners of the ball are ``2
+    divided by its norm (``"L2"``) or its largest entry's sign (``"L1"``;
+    :meth:`ddi.threat.L1.step`), and ``alpha_t = alpha * schedule(t)`` for ``t = 1 ... steps``. Opposite corners of the ball are ``2
     * eps`` apart: with ``alpha * steps < 2 * eps`` a random start is not forgotten.
 
     Args:
@@ -81,7 +81,7 @@ class PGD(Attack):
             1``.
         random_start: start uniformly in the ball, clipped to the box; otherwise at 0.
         norm: ``"Linf"``, ``"L2"`` or ``"L1"``. loss: ``loss(logits, labels)``, one value a sample,
-            or an :class:`ddi.Objective`.
+            or an :class:`ddi.losses.Objective`.
         box: range of the images, or ``None``. keep: ``"last"`` iterate, or the ``"best"`` of all, a
             sample at a time.
         schedule: multiplier of ``alpha`` by step, counted from 1, or ``None`` for 1.

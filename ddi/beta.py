@@ -24,11 +24,12 @@ class BETA(PGD):
     ``C - 1`` passes (:meth:`passes_for`).
 
     Args:
-        eps, alpha, steps, random_start, norm, box, keep, schedule, autocast: as for :class:`PGD`
-            (``keep`` is about the steps towards one rival).
+        eps, alpha, steps, random_start, norm, box, keep, schedule, autocast: as for
+            :class:`ddi.attacks.PGD` (``keep`` is about the steps towards one rival).
 
     Raises:
-        ValueError: as :class:`PGD`; when it is called, also for a model with a single logit.
+        ValueError: as :class:`ddi.attacks.PGD`; when it is called, also for a model with a single
+            logit.
     """
 
     loss: Loss = field(default=margin_loss, init=False)
@@ -39,7 +40,7 @@ class BETA(PGD):
 
     @property
     def passes(self) -> int:
-        """Unknown without the number of classes: 0."""
+        """0, since it depends on the number of classes (:meth:`passes_for`)."""
         return 0
 
     def passes_for(self, classes: int) -> int:

@@ -75,7 +75,7 @@ def product_point(
     certify: bool = True,
 ) -> ProductPoint:
     """Solve ``min || 1/k sum_i sum_j a_ji grad L_ij ||`` over one simplex a sample, ``L_ij =
-    loss(model(x_i + d_ji), y_i)``, or the value of an :class:`ddi.Objective`.
+    loss(model(x_i + d_ji), y_i)``, or the value of an :class:`ddi.losses.Objective`.
 
     Args:
         model: run in eval mode and left as found. x: ``(k, ...)``. y: ``(k,)``. deltas: ``(m, k,

@@ -72,9 +72,10 @@ class PGD(Attack):
     (2017).
 
     ``d <- project(d + alpha_t * s(grad))`` where ``s`` is the sign (``"Linf"``), the gradient
-    divided by its norm (``"L2"``) or its largest entry's sign (``"L1"``; :meth:`ddi.L1.step`), and
-    ``alpha_t = alpha * schedule(t)`` for ``t = 1 ... steps``. Opposite corners of the ball are ``2
-    * eps`` apart: with ``alpha * steps < 2 * eps`` a random start is not forgotten.
+    divided by its norm (``"L2"``) or its largest entry's sign (``"L1"``;
+    :meth:`ddi.threat.L1.step`), and ``alpha_t = alpha * schedule(t)`` for ``t = 1 ... steps``.
+    Opposite corners of the ball are ``2 * eps`` apart: with ``alpha * steps < 2 * eps`` a random
+    start is not forgotten.
 
     Args:
         eps: radius of the ball. alpha: step length, in the same units. steps: number of steps, ``>=

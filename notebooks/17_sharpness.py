@@ -227,22 +227,22 @@ for _ in range(20):
 # `ascend` with many steps is the fixed point of the proof. Where it converges, the gradient is normal to the sphere: a *stationary* point, and along it the envelope theorem holds even if another maximum is higher.
 #
 # (check-17-2)=
-# **Check 17.2** *(envelope.)* At $\rho = 0.5$ the fixed point is on the sphere with gradient normal to it (to $10^{-10}$). Along three random directions the central difference of $L(\theta + e^\star(\theta))$ is $\langle u, \nabla L(\theta + e^\star)\rangle$ to $10^{-7}$, and the derivative of $e^\star$, which is not small itself (above 0.01), has inner product 0 with the gradient to $10^{-7}$.
+# **Check 17.2** *(envelope.)* At $\rho = 0.05$ the fixed point is on the sphere with gradient normal to it (to $10^{-10}$). Along three random directions the central difference of $L(\theta + e^\star(\theta))$ is $\langle u, \nabla L(\theta + e^\star)\rangle$ to $10^{-7}$, and the derivative of $e^\star$, which is not that small itself (above 0.001), has inner product 0 with the gradient to $10^{-7}$.
 
 # %%
-e = ascend(θ, 0.5, 250)
+e = ascend(θ, 0.05, 60)
 G = grad(θ + e)
-assert (e.norm() - 0.5).abs() < 1e-10 and (unit(G) - unit(e)).norm() < 1e-10
+assert (e.norm() - 0.05).abs() < 1e-10 and (unit(G) - unit(e)).norm() < 1e-10
 
 # %%
-draw, h = torch.Generator().manual_seed(17), 1e-4
+draw, h = torch.Generator().manual_seed(17), 1e-5
 for _ in range(3):
     u = unit(torch.randn(len(θ), generator=draw))
-    ahead, behind = (ascend(θ + s * u, 0.5, 250) for s in (h, -h))
+    ahead, behind = (ascend(θ + s * u, 0.05, 60) for s in (h, -h))
     rise = (L(θ + h * u + ahead) - L(θ - h * u + behind)) / (2 * h)
     moves = (ahead - behind) / (2 * h)
     assert (rise - G @ u).abs() < 1e-7
-    assert moves.norm() > 0.01 and (moves @ G).abs() < 1e-7
+    assert moves.norm() > 1e-3 and (moves @ G).abs() < 1e-7
 
 # %% [markdown]
 # (check-17-3)=
@@ -346,7 +346,7 @@ def gradient(rule, attack=clean, x=x, y=y):
 
 # %% [markdown]
 # (check-17-6)=
-# **Check 17.6** *(SAM of a rule.)* `ddi.SAM` around *single* is $\nabla L(\theta + e_1)$ (to $10^{-12}$), and the weights come back bit for bit. With PGD on the images, around *single*, *ddi* and *product*: at $\rho = 0$ it is the rule itself; at $\rho = 10^{-4}$ it is closer to the rule than at $10^{-3}$ by more than five; at $0.5$ it is another direction (cosine below 0.999).
+# **Check 17.6** *(SAM of a rule.)* `ddi.SAM` around *single* is $\nabla L(\theta + e_1)$ (to $10^{-12}$), and the weights come back bit for bit. With PGD on the images, around *single*, *ddi* and *product*: at $\rho = 0$ it is the rule itself; at $\rho = 10^{-6}$ it is the rule up to a thousandth of its length; at $0.5$ it is another direction (cosine below 0.99).
 
 # %%
 pgd = ddi.PGD(0.2, 0.1, 5)
@@ -360,10 +360,10 @@ rules = {"single": {}, "ddi": {"m": 3}, "product": {"m": 2, "chunks": 4}}
 for name, options in rules.items():
     rule = ddi.descent_rule(name, **options)
     plain = gradient(rule, pgd)
-    at = {ρ: gradient(ddi.SAM(rule, rho=ρ), pgd) for ρ in (0.0, 1e-4, 1e-3, 0.5)}
+    at = {ρ: gradient(ddi.SAM(rule, rho=ρ), pgd) for ρ in (0.0, 1e-6, 0.5)}
     assert torch.equal(at[0.0], plain)
-    assert (at[1e-4] - plain).norm() < (at[1e-3] - plain).norm() / 5
-    assert unit(at[0.5]) @ unit(plain) < 0.999
+    assert (at[1e-6] - plain).norm() < 1e-3 * plain.norm()
+    assert unit(at[0.5]) @ unit(plain) < 0.99
 
 # %% [markdown]
 # ## One perturbation, or one for each sample?
@@ -389,17 +389,29 @@ for name, options in rules.items():
 # This holds since a maximum of a sum is at most the sum of the maxima. In {ref}`chapter 7 <chapter-07>` each image had its own perturbation, so $S = \prod_i S_i$ and every *mix* of maximisers was a maximiser. Here all samples share one $e$: no product, no mixes, and nothing for the product direction to choose from. SAM on mini-batches stands in between, with one $e$ for each batch (what is called $m$-sharpness).
 #
 # (check-17-7)=
-# **Check 17.7** *(strictly ordered.)* At $\rho = 0.5$, with the fixed point for each group, the mean over groups of the maximum falls strictly with the size of the groups, 1, 5, 10, 20, 40, by more than 0.03 nats each time, and all are above the loss itself.
+# **Check 17.7** *(strictly ordered.)* At $\rho = 0.5$, with the best of three ascents for each group, the mean over groups of the maximum rises as the groups are split, from 40 to 20, 10, 5 and 1, by more than 0.02 nats each time, and all are above the loss itself. (That it does not fall is sure by construction: one of the ascents is the larger group's.)
+
+# %%
+def highest(part, coarse):
+    """The best perturbation of a group: from 0, or from the larger group's."""
+    found = [coarse, ascend(θ, 0.5, 20, *part)]
+    e = coarse
+    for _ in range(20):
+        e = 0.5 * unit(grad(θ + e, *part))
+    return max([*found, e], key=lambda e: L(θ + e, *part))
+
 
 # %%
 # NBVAL_IGNORE_OUTPUT
-by_size = {}
-for size in (1, 5, 10, 20, 40):
+by_size, above, last_size = {}, [torch.zeros_like(θ)], 40
+for size in (40, 20, 10, 5, 1):
     groups = list(zip(x.split(size), y.split(size), strict=True))
-    tops = [L(θ + ascend(θ, 0.5, 25, *part), *part) for part in groups]
-    by_size[size] = float(torch.stack(tops).mean())
-values = [*by_size.values(), float(L(θ))]
-assert all(a > b + 0.03 for a, b in zip(values, values[1:], strict=False))
+    ratio = last_size // size
+    above = [highest(part, above[k // ratio]) for k, part in enumerate(groups)]
+    tops = [L(θ + e, *part) for e, part in zip(above, groups, strict=True)]
+    by_size[size], last_size = float(torch.stack(tops).mean()), size
+values = [float(L(θ)), *by_size.values()]
+assert all(b > a + 0.02 for a, b in zip(values, values[1:], strict=False))
 print("groups of", {size: round(value, 2) for size, value in by_size.items()})
 
 # %% [markdown]

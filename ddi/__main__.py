@@ -168,6 +168,13 @@ def _evaluate_options(evaluate: argparse.ArgumentParser) -> None:
         "--restarts", type=_count, default=1, help="of the run's evaluation attack (default: 1)"
     )
     evaluate.add_argument(
+        "--attack",
+        action="append",
+        default=[],
+        metavar="TABLE",
+        help="""one more attack, in the set of the run's: 'kind="BETA", steps=10' (repeatable)""",
+    )
+    evaluate.add_argument(
         "--autoattack", action="store_true", help="AutoAttack too (slow; needs pyautoattack)"
     )
     evaluate.add_argument(
@@ -204,6 +211,7 @@ def _evaluate(options: argparse.Namespace) -> int:
                 options.restarts,
                 options.autoattack,
                 options.network,
+                options.attack,
             )
         except (ValueError, OSError, FloatingPointError) as error:  # the others are measured still
             print(f"ddi: {'' if name in str(error) else f'{name}: '}{error}", file=sys.stderr)

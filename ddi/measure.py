@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ddi.evaluate import (
 )
 from ddi.identity import network
 from ddi.record import Record, provenance, read_record, write_json
-from ddi.tables import attack_of, model_of
+from ddi.tables import attack_of, default_attack, model_of
 
 __all__ = ["evaluate_run"]
 
@@ -36,6 +37,7 @@ def evaluate_run(
     restarts: int = 1,
     autoattack: bool = False,
     network_table: str | None = None,
+    attacks: Iterable[str] = (),
 ) -> None:
     """Measure, and write each accuracy into ``test.json`` as soon as it is there.
 
@@ -45,6 +47,7 @@ def evaluate_run(
         restarts: of the run's evaluation attack. autoattack: AutoAttack too.
         network_table: how the network is made, as in TOML (``'name="MLP", hidden=[8]'``), where the
             record does not say it.
+        attacks: more of them, in the set of the run's, as in TOML (``'kind="BETA", steps=10'``).
 
     Raises:
         ValueError: if the record does not say which network or data, or describes another network
@@ -58,6 +61,7 @@ def evaluate_run(
     model = _model(record, data, network_table).to(device, dtype)
     _check_network(record, model, data.name)
     evaluation: Any = attack_of("evaluation", record.config.get("evaluation", {}))
+    named = _named(evaluation, [_inline("attack", text) for text in attacks], restarts)
     x, y = data.x_test[:n], data.y_test[:n]
     source, draw = provenance(data, device, dtype), torch.Generator(device)
     for weights in ("best", "last") if which == "both" else (which,):
@@ -72,11 +76,33 @@ def evaluate_run(
             print(f"{where}: {attack} {found}")
 
         note("clean", clean_accuracy(model, x, y))
-        robust = robust_accuracy(model, x, y, evaluation, restarts, draw.manual_seed(0), None, True)
-        note(f"{type(evaluation).__name__}-{evaluation.steps}x{restarts}", robust)
+        for name, attack in named.items():
+            draw.manual_seed(0)
+            note(name, robust_accuracy(model, x, y, attack, restarts, draw, None, True))
         if autoattack:
             found = autoattack_accuracy(model, x, y, evaluation.eps, evaluation.norm)
             note("AutoAttack", found)
+
+
+def _named(evaluation: Any, tables: list[dict[str, Any]], restarts: int) -> dict[str, Any]:
+    """The attacks, the run's own first, by a name: ``PGD-20x1``, and what else was said of it."""
+    named = {f"{type(evaluation).__name__}-{evaluation.steps}x{restarts}": evaluation}
+    for table in tables:
+        attack: Any = attack_of("attack", default_attack(evaluation, table))
+        said = [f"{k}={v}" for k, v in sorted(table.items()) if k not in ("kind", "steps")]
+        name = f"{type(attack).__name__}-{attack.steps}x{restarts}"
+        named[" ".join([name, *said])] = attack
+    return named
+
+
+def _inline(name: str, given: str) -> dict[str, Any]:
+    """A TOML table without its braces."""
+    try:
+        table: dict[str, Any] = tomllib.loads(f"table = {{ {given} }}")["table"]
+        return table
+    except tomllib.TOMLDecodeError as error:
+        example = {"attack": 'kind="BETA", steps=10', "network": 'name="MLP", hidden=[8]'}[name]
+        raise ValueError(f"{name} must be like '{example}', got {given!r}: {error}") from error
 
 
 def _check_network(record: Record, model: nn.Module, data: str) -> None:
@@ -124,12 +150,7 @@ def _data(record: Record, given: str | None) -> Dataset:
 def _model(record: Record, data: Dataset, given: str | None) -> nn.Module:
     spec = record.config.get("model")
     if given is not None:
-        try:
-            spec = tomllib.loads(f"table = {{ {given} }}")["table"]
-        except tomllib.TOMLDecodeError as error:
-            raise ValueError(
-                f"""network must be like 'name="MLP", hidden=[8]', got {given!r}: {error}"""
-            ) from error
+        spec = _inline("network", given)
     if not isinstance(spec, dict):
         raise ValueError(
             f"""{record.name} does not say which network it is of; give it with --network, for """

@@ -104,7 +104,8 @@ def _value(name: str, value: Any, hint: Any) -> Any:
     if int in options:
         return check.integer(name, value)
     if name.endswith(".loss"):
-        return LOSSES[value] if value in LOSSES else _called(name, value, OBJECTIVES, LOSSES)
+        plain = LOSSES.get(value) if isinstance(value, str) else None
+        return plain or _called(name, value, OBJECTIVES, LOSSES)
     if name.endswith(".penalty"):
         return _called(name, value, PENALTIES)
     if name.endswith(".schedule"):
@@ -133,9 +134,17 @@ def _called(name: str, value: Any, kinds: Mapping[str, Any], others: Iterable[st
     known(name, [word], [*others, *kinds])
     each = [v.strip() for v in (numbers or "").split(",") if v]
     try:
-        return kinds[word](*(float(v) if "e" in v else _number(name, v) for v in each))
+        return kinds[word](*(_written(name, v) for v in each))
     except TypeError:
         check.refuse(name, f"{word} with the numbers that it has, as in {kinds[word]()}", value)
+
+
+def _written(name: str, text: str) -> float:
+    """A number as a record writes it, ``1e-07``, or as anybody does."""
+    try:
+        return float(text)
+    except ValueError:
+        return _number(name, text)
 
 
 def _schedule(name: str, value: Any) -> Any:

@@ -37,7 +37,7 @@ and at every one of the 40 iterates of step eps / 10 that follow; ``misalignment
 measures of local linearity that GradAlign and ELLE penalise; ``loss_0`` ... ``loss_10``: the mean
 loss at the image plus 0, 0.1, ... 1 of its FGSM perturbation. ``passes``: forward and backward
 passes of a batch in one step, in the parameters or in the images; ``seconds``: of training an
-epoch, a seed.
+epoch, a seed (on a busy machine: no measure of cost).
 
 Writes results/digits-collapse/<arm>-seed<k>/; complete records are kept as they are.
 """

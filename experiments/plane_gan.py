@@ -42,6 +42,8 @@ ARMS = {
     "penalty": {"critic": "penalty 10", "restart": False},
     "penalty-printed": {"critic": "penalty 10", "restart": True},
 }
+# a fresh critic has more to do in as many steps: do rates of its own help? (0.05, of 0.02 and 0.05)
+ARMS |= {f"{arm}-fast": ARMS[arm] | {"lr_critic": 0.05} for arm in ARMS if arm.endswith("printed")}
 
 
 def ring(n: int, generator: torch.Generator) -> Tensor:

@@ -44,7 +44,7 @@ if "google.colab" in sys.modules and importlib.util.find_spec("ddi") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", clone], check=True)
     sys.path.insert(0, clone)  # an installation in place is seen from the next start on
 
-# %%
+# %% tags=["hide-input"]
 import itertools
 import math
 from pathlib import Path
@@ -59,7 +59,6 @@ import ddi
 from ddi import FGSM, L2, PGA, PGD, LInf, cross_entropy, plots
 from ddi.clone import repository
 
-# %%
 plots.use_style()
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
@@ -182,7 +181,8 @@ wrong = z.argmax(1) != labels
 entropy = cross_entropy(z, labels)[wrong]
 assert (entropy / math.log(2) >= 1).all()
 assert (entropy < 1).any()
-print(f"✓ of {len(entropy)} errors {int((entropy < 1).sum())} have less than 1 nat, none ln 2")
+below = int((entropy < 1).sum())
+print(f"✓ of {len(entropy)} errors {below} have less than 1 nat, none less than ln 2")
 worst_entropy = cross_entropy(torch.tensor([[0.01, 0.0]]), torch.tensor([1]))
 assert abs(worst_entropy - 0.698) < 5e-4
 
@@ -845,7 +845,8 @@ for norm, ratio in ((1, 1), (torch.inf, p)):
 for name, (θ, _) in models.items():
     small = int((θ.abs() < 0.05 * θ.abs().max()).sum())
     assert small < 30 if name == "standard" else small > 45
-    print(f"✓ {name}: {small} of 64 weights below 5 %, {errors((θ, _), L2(1.0))} lost in ℓ2")
+    lost = errors(models[name], L2(1.0))
+    print(f"✓ {name}: {small} of 64 weights below 5 %, {lost} lost in ℓ2")
 for threat in (L2(1.0, None), L2(1.0)):
     for w in (robust, robust_box):
         assert errors(w, threat) > 2 * errors(standard, threat)

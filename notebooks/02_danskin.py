@@ -44,7 +44,7 @@ if "google.colab" in sys.modules and importlib.util.find_spec("ddi") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", clone], check=True)
     sys.path.insert(0, clone)  # an installation in place is seen from the next start on
 
-# %%
+# %% tags=["hide-input"]
 import math
 
 import matplotlib.pyplot as plt
@@ -53,7 +53,6 @@ import torch
 import ddi
 from ddi import plots
 
-# %% tags=["hide-input"]
 plots.use_style()
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
@@ -804,12 +803,12 @@ assert ddi.directional_derivative(gradients - 0.5, one) == -0.5
 tilted = ddi.one_sided(lambda θ: φ_pinch(θ) - θ / 2, zero, one, 1e-3)
 assert abs(tilted - 0.5) < 1e-3
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-02-breaking", "caption": "The function {eq}`eq-02-pinch`. Left: every curve is flat at 0, their maximum $|\\theta|$ is not. Right: the derivative in $\\theta$ is constant on each ray into the origin and differs from ray to ray, so it cannot be continuous there; on the diagonal (orange) it is 1."}, "image": {"alt": "Left, five thin bell-bottomed curves touching zero flatly, under a thick black V. Right, the derivative in the theta-delta plane as a fan of wedges that all meet in the origin, from white along both axes to dark blue between them; the diagonal is marked 1."}}
-fig, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.6), width_ratios=(1, 1.15))
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-02-breaking", "caption": "The function {eq}`eq-02-pinch`. Top: every curve is flat at 0, their maximum $|\\theta|$ is not. Bottom: the derivative in $\\theta$ is constant on each ray into the origin and differs from ray to ray, so it cannot be continuous there; on the diagonal (orange) it is 1."}, "image": {"alt": "Top, five thin bell-bottomed curves touching zero flatly, under a thick black V. Bottom, the derivative in the theta-delta plane as a fan of wedges that all meet in the origin, from white along both axes to dark blue between them; the diagonal is marked 1."}}
+fig, (left, right) = plt.subplots(2, 1, figsize=(5.6, 8.4), height_ratios=(1, 1.4))
 t = torch.linspace(-1, 1, 401)
 for δ, shade in zip((0.05, 0.1, 0.2, 0.4, 0.8), plt.cm.Blues([0.6, 0.69, 0.78, 0.87, 0.96]), strict=True):
     left.plot(t, pinch(t, δ), color=shade, linewidth=1.5)
-    left.annotate(f"δ = {δ:g}", (1, pinch(1.0, δ)), xytext=(5, 0), textcoords="offset points", va="center", color=shade, fontsize=11)
+    left.annotate(f"δ = {δ:g}", (1, pinch(1.0, δ)), xytext=(5, 0), textcoords="offset points", va="center", color=shade)
 left.plot(t, t.abs(), color="black")
 left.annotate("φ", (-0.9, 0.9), xytext=(6, 2), textcoords="offset points", fontsize=13)
 left.set(xlabel="θ", ylabel="g(θ, δ)")

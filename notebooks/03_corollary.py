@@ -44,7 +44,7 @@ if "google.colab" in sys.modules and importlib.util.find_spec("ddi") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", clone], check=True)
     sys.path.insert(0, clone)  # an installation in place is seen from the next start on
 
-# %%
+# %% tags=["hide-input"]
 import math
 from functools import partial
 
@@ -55,7 +55,6 @@ from matplotlib.patheffects import withStroke
 import ddi
 from ddi import plots
 
-# %%
 plots.use_style()
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
@@ -752,7 +751,7 @@ assert min(φ(kink - 1e-3 * p), φ(kink - 1e-3 * q)) > φ(kink)
 # :::::{dropdown} Proof of {prf:ref}`thm-03-subgradient`
 #
 # ::::{prf:proof}
-# For every $z$, $\phi(z) \ge g(z, \delta_k) \ge g(\theta_k, \delta_k) + \langle p_k, z - \theta_k\rangle - \frac\rho2\lVert z - \theta_k\rVert^2$, so $\langle p_k, \hat\theta_k - \theta_k\rangle \le \phi(\hat\theta_k) - \phi(\theta_k) + \eta + \frac\rho2\lVert\hat\theta_k - \theta_k\rVert^2$. The function $\phi + \rho\lVert\cdot - \theta_k\rVert^2$ is $\rho$-strongly convex and minimal at $\hat\theta_k$, so $\phi(\theta_k) \ge \phi(\hat\theta_k) + \frac32\rho\lVert\hat\theta_k - \theta_k\rVert^2$. Together, $\langle p_k, \hat\theta_k - \theta_k\rangle \le \eta - \rho\lVert\hat\theta_k - \theta_k\rVert^2$. Now put $\hat\theta_k$ into the minimum at $\theta_{k+1}$:
+# For every $z$, $\phi(z) \ge g(z, \delta_k) \ge g(\theta_k, \delta_k) + \langle p_k, z - \theta_k\rangle - \frac\rho2\lVert z - \theta_k\rVert^2$, so $\langle p_k, \hat\theta_k - \theta_k\rangle \le \phi(\hat\theta_k) - \phi(\theta_k) + \eta + \frac\rho2\lVert\hat\theta_k - \theta_k\rVert^2$. (For convex $g$, $\rho = \eta = 0$, the first inequality says that $p_k$ is a subgradient.) The function $\phi + \rho\lVert\cdot - \theta_k\rVert^2$ is $\rho$-strongly convex and minimal at $\hat\theta_k$, so $\phi(\theta_k) \ge \phi(\hat\theta_k) + \frac32\rho\lVert\hat\theta_k - \theta_k\rVert^2$. Together, $\langle p_k, \hat\theta_k - \theta_k\rangle \le \eta - \rho\lVert\hat\theta_k - \theta_k\rVert^2$. Now put $\hat\theta_k$ into the minimum at $\theta_{k+1}$:
 #
 # $$
 # \begin{aligned}
@@ -765,7 +764,7 @@ assert min(φ(kink - 1e-3 * p), φ(kink - 1e-3 * q)) > φ(kink)
 # ::::
 # :::::
 #
-# In plain words: a step may raise $\phi$ and still lower the *envelope*, and that is what counts. With exact maximisers, bounded gradients and $\beta_k = \beta_1/\sqrt k$ the least $\lVert\nabla\phi_\rho\rVert^2$ falls like $\log K/\sqrt K$. The argument is due to {cite:t}`davis2019`, whose theorem allows random batches (then it holds in expectation); {cite:t}`lin2020` use it for maxima, with inexact maximisers. Without any $\rho$ (ReLU), for losses composed of elementary pieces ("tame"), the limit points are stationary in Clarke's sense {cite}`davis2020`, and almost every start misses the points where automatic differentiation returns no gradient {cite}`bolte2021`.
+# In plain words: a step may raise $\phi$ and still lower the *envelope*, and that is what counts. With exact maximisers, bounded gradients and $\beta_k = \beta_1/\sqrt k$ the least $\lVert\nabla\phi_\rho\rVert^2$ falls like $\log K/\sqrt K$. The argument is due to {cite:t}`davis2019`, whose theorem allows random batches (then it holds in expectation); {cite:t}`lin2020` use it for maxima, with inexact maximisers. Without any $\rho$ (ReLU), for losses composed of elementary pieces ("tame"), the limit points are stationary in Clarke's sense {cite}`davis2020`, also with what automatic differentiation returns {cite}`bolte2021`; the false stationary points that it may create are avoided with probability one {cite}`bolte2020`.
 #
 # So does the lack of descent matter? For convergence, no. **What this does not say:** which stationary point is reached, or how low it is; how many steps it takes beside DDi, or at a step length that does not shrink; and $\rho$ of a network may be so large that the bound is idle. An attack that errs by $\eta$ leaves a floor, $4\rho\eta$.
 #
@@ -923,7 +922,7 @@ assert torch.autograd.grad(g_rough(θ, torch.tensor(1e-6)), θ)[0] > 1.4
 # ::::{prf:proposition} How often a short step climbs
 # :label: thm-03-strip
 #
-# On a bounded set of parameters let $\phi = \max_i g_i$ with finitely many $g_i$, $\rho$-smooth and $L$-Lipschitz, and let $\lVert\nabla g_i\rVert \ge \rho t$ and $\lVert\nabla(g_i - g_j)\rVert \ge c > 0$ wherever $|g_i - g_j| < Lt$. Then a step of length $t$ against the gradient of the exact maximiser raises $\phi$ on a set of measure $O(t)$ only.
+# On a bounded set of parameters let $\phi = \max_i g_i$ with finitely many $g_i$, $\rho$-smooth and $L$-Lipschitz, and let $\lVert\nabla g_i\rVert \ge \rho t_0$ and $\lVert\nabla(g_i - g_j)\rVert \ge c$ wherever $|g_i - g_j| < Lt_0$, with $c, t_0 > 0$. Then steps of length $t \le t_0$ against the gradient of the exact maximiser raise $\phi$ on a set of measure $O(t)$ only.
 # ::::
 #
 # :::::{dropdown} Proof of {prf:ref}`thm-03-strip`

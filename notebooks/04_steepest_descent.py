@@ -44,7 +44,7 @@ if "google.colab" in sys.modules and importlib.util.find_spec("ddi") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", clone], check=True)
     sys.path.insert(0, clone)  # an installation in place is seen from the next start on
 
-# %%
+# %% tags=["hide-input"]
 from itertools import combinations
 from math import pi, sqrt
 
@@ -450,7 +450,8 @@ for s in shifts:
     on_ball = steepest_descent(triangle).slope
     assert abs(on_ball - min(signed_distance(s), 0)) < 1e-9
 assert ((corners @ circle).amax(0) < 0.5 + 1e-6).sum() == 3
-print(f"✓ {len(shifts)} positions; at the centre: sphere +{sphere_value(corners):.2f}, ball 0")
+at_centre = sphere_value(corners)
+print(f"✓ {len(shifts)} positions; at the centre: sphere +{at_centre:.2f}, ball 0")
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-04-sphere", "caption": "Once $0$ is inside the hull, the least slope over the sphere is positive; the ball's is $0$."}, "image": {"alt": "Left: three copies of a triangle along a vertical line; one far above the origin, one whose lower edge touches it, one around it. Right: least slope against the triangle's position. Outside the hull the sphere's black curve and the ball's blue dashed curve coincide below zero; inside, the black one rises to one half while the blue one stays at zero."}}
 fig, (ax, bx) = plt.subplots(1, 2, figsize=(6.4, 3.6), width_ratios=[1, 1.35])

@@ -45,7 +45,7 @@ if "google.colab" in sys.modules and importlib.util.find_spec("ddi") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", clone], check=True)
     sys.path.insert(0, clone)  # an installation in place is seen from the next start on
 
-# %%
+# %% tags=["hide-input"]
 from itertools import combinations, count, islice
 
 import matplotlib.pyplot as plt
@@ -56,7 +56,6 @@ from torch.autograd.functional import jacobian as gradient
 
 from ddi import gram_matrix, min_norm_point, plots, project_simplex
 
-# %%
 plots.use_style()
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
@@ -325,7 +324,7 @@ def frank_wolfe(G: Tensor, away: bool = True):
         α = α.where(α > 1e-15, 0.0)
         α = α / α.sum()
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-05-zigzag", "caption": "Plain Frank–Wolfe zigzags toward the edge on which the solution lies; with away steps it drops the upper corner and is done."}, "image": {"alt": "Left: part of a triangle and two paths that start at its upper corner and go to the left and to the right in turn. Plain Frank-Wolfe bounces on in ever smaller steps and stays above the solution on the lower edge; the path with away steps leaves after ten bounces, goes down to the edge and along it to the solution. Right: on log axes the gap of the plain method falls like one over the number of iterations, that with away steps drops to rounding level after about ten."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-05-zigzag", "caption": "Plain Frank–Wolfe zigzags toward the edge on which the solution lies; with away steps it drops the upper corner and is done."}, "image": {"alt": "Top: part of a triangle and two paths that start at its upper corner and go to the left and to the right in turn. Plain Frank-Wolfe bounces on in ever smaller steps and stays above the solution on the lower edge; the path with away steps leaves after ten bounces, goes down to the edge and along it to the solution. Bottom: on log axes the gap of the plain method falls like one over the number of iterations, that with away steps drops to rounding level after about ten."}}
 g_zigzag = torch.tensor([[-2.0, 0.4], [2.6, 0.5], [0.3, 1.1]])
 G_zigzag = gram_matrix(g_zigzag)
 best = min_norm_point(G_zigzag)
@@ -334,7 +333,7 @@ style = {
     False: {"color": "#CC6677", "linestyle": "-", "linewidth": 1.4, "label": "plain"},
     True: {"color": "#117733", "linestyle": "--", "linewidth": 2.2, "label": "away steps"},
 }
-fig, (ax, right) = plt.subplots(1, 2, figsize=(7.2, 3.5), width_ratios=(1.25, 1))
+fig, (ax, right) = plt.subplots(2, 1, figsize=(5.6, 7.6), height_ratios=(1.2, 1))
 ax.fill(*g_zigzag.T, color="#e8ebf3")
 for away in (False, True):
     w = paths[away] @ g_zigzag
@@ -356,7 +355,7 @@ right.set(xlabel="iteration", ylabel="gap", ylim=(1e-13, 10))
 plt.show()
 
 # %% [markdown]
-# {numref}`fig-05-zigzag` is the smallest example. The plain method does keep its guarantee {cite}`jaggi2013`: $f(\alpha_k) - f^\star \le 2D^2/(k+2)$, for $k \ge 1$, with $D$ the diameter of the hull. But it does not do much better either: on the right its gap falls like $1/k$.
+# {numref}`fig-05-zigzag` is the smallest example. The plain method does keep its guarantee {cite}`jaggi2013`: $f(\alpha_k) - f^\star \le 2D^2/(k+2)$, for $k \ge 1$, with $D$ the diameter of the hull. But it does not do much better either: below, its gap falls like $1/k$.
 #
 # (check-05-4)=
 # **Check 05.4** *(away steps cure the zigzag).* The *gap*, $\lVert w\rVert^2 - \min_i r_i$, measures how far a method is from done; the section after next says why. Plain Frank–Wolfe keeps the bound for 1000 iterations, heads for the two lower corners in turn during the last 500, and its gap is then still above $10^{-3}$. With away steps the gap is below $10^{-12}$ within 20 iterations,

@@ -44,7 +44,7 @@ if "google.colab" in sys.modules and importlib.util.find_spec("ddi") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", clone], check=True)
     sys.path.insert(0, clone)  # an installation in place is seen from the next start on
 
-# %%
+# %% tags=["hide-input"]
 from math import cos, floor, isclose, sqrt
 from math import pi as π
 
@@ -59,7 +59,6 @@ from torch.nn.functional import normalize
 import ddi
 from ddi import plots
 
-# %%
 plots.use_style()
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
@@ -77,18 +76,18 @@ def g(θ, δ, c=c, R=R):
     """⟨θ, c + R (cos δ, sin δ)⟩, for every angle in δ."""
     return (c + R * torch.stack([δ.cos(), δ.sin()], -1)) @ θ
 
-# %%
+# %% tags=["hide-input"]
 def net(n):
     """The midpoints of n equal arcs, and the radius ε of this net."""
     return (2 * torch.arange(n) + 1) * π / n, π / n
 
-# %%
+# %% tags=["hide-input"]
 def gradients(δ):
     """∇g at θ = 0 by autograd, one row for each angle: (n, 2)."""
     return vmap(grad(g), in_dims=(None, 0))(torch.zeros(2), δ)
 
 
-# %%
+# %% tags=["hide-input"]
 dense = torch.linspace(0, 2 * π, 20001)
 circle = gradients(dense)  # (20001, 2)
 generator = torch.Generator().manual_seed(6)
@@ -198,7 +197,7 @@ plt.show()
 
 # %% [markdown]
 # (check-06-1)=
-# **Check 06.1** *(three roads to the true slope).* The closed form $\langle\gamma, c\rangle + R$, the maximum of $\langle\gamma, \nabla_\theta g\rangle$ over 20 001 angles, and the difference quotient of $\phi$ agree to $10^{-7}$ in 30 random unit directions.
+# **Check 06.1** *(three roads to the true slope).* The closed form $\langle\gamma, c\rangle + R$, the maximum of $\langle\gamma, \nabla_\theta g\rangle$ over 20 001 angles, and the difference quotient of $\phi$ agree to $10^{-7}$ in 30 random unit directions.
 # So the supremum over $S^\star$ in equation (21) of the paper (Latorre et al. 2023) is the measured slope, by Danskin's theorem (the paper prints it as a definition).
 
 # %% tags=["hide-input"]
@@ -460,7 +459,7 @@ for s in (γ, *directions):
 # *Independent* restarts cover it in the end, but a ball of radius $\epsilon$ has only the share $V_k(\epsilon/2\pi)^k$ of the torus, where $V_k \le (2\pi e/k)^{k/2}$ is the volume of the unit ball. So $N$ columns, however chosen, have $\epsilon \ge 1.52\,\sqrt k\, N^{-1/k}$. With equal radii $R$, $L = R/\sqrt k$: to bring the slack $L\epsilon$ below $s$ takes at least $(1.52\,R/s)^k$ columns of the batch, but only $\pi R/s$ nodes for each sample.
 #
 # (check-06-7)=
-# **Check 06.7** *(a batch needs exponentially many restarts where a net a sample needs few).* Ordered columns: for $m = 10, 100, 1000$ the certificate is silent in every direction, as the least $B$, that of $\gamma^\star$, exceeds 0.5. Independent columns: with 3 000 of them the covering radius is *proved* (distances at $64^3$ grid points, plus half a cell's diagonal), and they certify; with 300 the certificate is silent, and by volume no set of fewer than 100 columns has a slack below the true slope. Sample by sample the proof succeeds from 7 nodes each on (for every $m$ up to 300): 21 gradients.
+# **Check 06.7** *(a batch needs exponentially many restarts where a net a sample needs few).* Ordered columns: for $m = 10, 100, 1000$ the certificate is silent in every direction, as the least $B$, that of $\gamma^\star$, exceeds 0.5. Independent columns: with 3 000 of them the covering radius is *proved* (distances at $64^3$ grid points, plus half a cell's diagonal), and they certify; with 300 the certificate is silent, and by volume no set of fewer than 100 columns has a slack below the true slope. Sample by sample the proof succeeds from 7 nodes each on (for every $m$ up to 300): 21 gradients.
 
 # %%
 steepest = -normalize(centres.mean(0), dim=0)
@@ -508,7 +507,7 @@ print("✓ sample by sample: 3 · 7 = 21 gradients")
 # %% [markdown]
 # {numref}`fig-06-batch` counts what each way costs. All bounds are along the direction that truly is steepest. (On the diagonal we use the radius $\pi\sqrt{8/9}$, which no number of columns can beat.)
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-06-batch", "caption": "For a batch of three, a net for each sample proves descent with 21 gradients, and the net of all mixes with 343. Independent columns do with 3 000 (star), ordered ones never."}, "image": {"alt": "Proved bound against the number of gradients, on a logarithmic axis. Sample by sample the bound drops below zero at 21 gradients and approaches the true slope, near minus 0.3. With all mixes it crosses zero at 343 gradients. With the diagonal columns it stays above one half throughout. A star just below zero marks 3000 independent columns."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-06-batch", "caption": "For a batch of three, a net for each sample proves descent with 21 gradients, and the net of all mixes with 343. Independent columns do with 3 000 (star), ordered ones never."}, "image": {"alt": "Proved bound against the number of gradients, on a logarithmic axis. Sample by sample the bound drops below zero at 21 gradients and approaches the true slope, near minus 0.3. With all mixes it crosses zero at 343 gradients. With the ordered columns it stays above 0.3 throughout, near 0.8 from three columns on. A star just below zero marks 3000 independent columns."}}
 fig, ax = plt.subplots(figsize=(6.4, 3.8))
 each, joint, diagonal = [], [], []
 for m in (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 24, 40, 80, 300):
@@ -523,10 +522,10 @@ x, y = np.array([p for p in joint if p[0] <= 1800], dtype=float).T
 ax.plot(x, y, "--s", color="#7A3E9D")
 plots.line(ax, *np.array(each, dtype=float).T, "product DDi", "", markevery=1)
 plots.line(ax, *np.array(diagonal, dtype=float).T, "DDi", "", markevery=1)
-ax.annotate("sample by sample", (2, 0.5), color="#00694C")
+ax.annotate("sample by sample", (1.8, -0.12), color="#00694C")
 ax.annotate("all mixes", (90, 0.2), color="#7A3E9D")
 ax.plot(3000, certified.bound, "*", color="#0072B2", markersize=14)
-ax.annotate("ordered columns", (12, 0.85), color="#0072B2")
+ax.annotate("ordered columns", (12, 0.7), color="#0072B2")
 ax.annotate("true slope", (2, true + 0.02), va="bottom")
 ax.set(xscale="log", xlabel="gradients computed", ylabel="proved bound of $D_\\gamma\\phi$")
 plt.show()
@@ -770,8 +769,8 @@ print(f"✓ proved {L:.1f}, seen {by_jacobian:.1f}: {L / by_jacobian:.1f} times 
 # %% [markdown]
 # The price of looseness is paid in nodes. A constant $f$ times too large asks for a radius $f$ times smaller, that is for $f^D$ times more cells in $D$ dimensions: tolerable in two, and out of the question for an image. {numref}`fig-06-network` shows the net and what it proves.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-06-network", "caption": "Left: of the 400 nodes on the set of perturbations only those near the two tied maximisers (crosses) need to be kept. Right: but for the coarsest net the promise is too modest here, as the net holds nodes that are not maximal; the proof succeeds from 13 nodes a side on."}, "image": {"alt": "Left: the loss of a small network over a square of perturbations, symmetric about the horizontal axis, largest at the two right-hand corners; kept grid nodes cluster at those corners. Right: slopes against nodes a side, from 5 to 160 on a logarithmic axis: the proved bound falls from near plus 3 through zero between 10 and 13 towards the true slope, which is near minus 2 from 10 on."}}
-fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.5))
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-06-network", "caption": "Top: of the 400 nodes on the set of perturbations only those near the two tied maximisers (crosses) need to be kept. Bottom: but for the coarsest net the promise is too modest here, as the net holds nodes that are not maximal; the proof succeeds from 13 nodes a side on."}, "image": {"alt": "Top: the loss of a small network over a square of perturbations, symmetric about the horizontal axis, largest at the two right-hand corners; kept grid nodes cluster at those corners. Bottom: slopes against nodes a side, from 5 to 160 on a logarithmic axis: the proved bound falls from near plus 3 through zero between 10 and 13 towards the true slope, which is near minus 2 from 10 on."}}
+fig, axes = plt.subplots(2, 1, figsize=(5.6, 8.6), height_ratios=(1.3, 1))
 nodes, ε = kept_nodes(20, L_g)
 with torch.no_grad():
     surface = -model(everywhere).log_softmax(1)[:, 0].view(201, 201)
@@ -826,7 +825,7 @@ def sample_with_gap(N, seed=1):
 
 # %% [markdown]
 # (check-06-11)=
-# **Check 06.11** *(a false certificate, however many samples).* With $N = 30$, 300, 3000 and 30 000 sampled perturbations, used both as the net and to estimate $L$ (the largest ratio over all pairs, which for points on a line is attained by neighbours), the "certificate" says descent with a margin of 0.3.
+# **Check 06.11** *(a false certificate, however many samples).* With $N = 30$, 300, 3000 and 30 000 sampled perturbations, used both as the net and to estimate $L$ (the largest ratio over all pairs, which for points on a line is attained by neighbours), the "certificate" says descent with a margin of 0.3.
 # The truth is ascent, with slope above 1.5. The proved constant, $0.6\pi + 3/(\text{half width})$, is silent.
 
 # %%

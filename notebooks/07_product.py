@@ -46,7 +46,7 @@ if "google.colab" in sys.modules and importlib.util.find_spec("ddi") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", clone], check=True)
     sys.path.insert(0, clone)  # an installation in place is seen from the next start on
 
-# %%
+# %% tags=["hide-input"]
 import itertools
 import math
 import warnings
@@ -59,7 +59,6 @@ from torch.func import functional_call, jvp, vmap
 import ddi
 from ddi import plots
 
-# %%
 plots.use_style()
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
@@ -222,7 +221,7 @@ print(f"✓ {len(best)} of {len(lists)} lists are maximisers, and each is a mix"
 #
 # For *one* pair the claim is Theorem 2 ({ref}`chapter 4 <chapter-04>`), and holds. For a batch, Theorem 2 asks that the $m$ columns be
 # *all* of $S^\star(\theta)$, and by {prf:ref}`thm-07-product` that means all mixes: $m \ge \prod_i |S_i^\star(\theta)|$. With ten samples of two
-# maximisers each that is 1 024 columns. Algorithm 1 takes one column a restart (*column* means the joint perturbation or its gradient). It repeats, one level up, the step that the paper
+# maximisers each that is 1 024 columns. Algorithm 1 takes one column a restart (*column* means the joint perturbation or its gradient). It repeats, one level up, the step that the paper
 # criticises in the corollary: it treats some maximisers as if they were all.
 # :::
 #
@@ -464,14 +463,14 @@ for k in (8, 128):
     probability = ascent_probability(k, 1, 1, 2)
     print(f"✓ (1, −1), (1, 2): k = {k}, m = 1: {probability:.1g}")
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-07-lottery", "caption": "The probability that Algorithm 1 ascends tends to 1 as the batch grows if the mean gradient ascends, whatever the number m of columns, and to 0 if it descends (dashed). The product direction never ascends."}, "image": {"alt": "Four curves of the probability of ascent against the batch size from 2 to 1024, for 2, 5, 10 and 50 columns: each dips a little at a batch size of 8, then rises to one, later for more columns. A dashed curve for another pair of gradients falls from one quarter to zero, where a flat line belongs to the product direction."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-07-lottery", "caption": "The probability that Algorithm 1 ascends tends to 1 as the batch grows if the mean gradient ascends, whatever the number m of columns, and to 0 if it descends (dashed). The product direction never ascends."}, "image": {"alt": "Four curves of the probability of ascent against the batch size from 2 to 1024, for 2, 5, 10 and 50 columns: each dips a little at a batch size of 8, then rises to one, later for more columns. A dashed curve for another pair of gradients falls from one half to zero, where a flat line belongs to the product direction."}}
 sizes = [2**p for p in range(1, 11)]
 fig, ax = plt.subplots()
 for m, alpha, place, shift in ((2, 0.5, 16, (-5, 7)), (5, 0.65, 16, (-5, 7)), (10, 0.8, 32, (-5, 7)), (50, 1.0, 256, (8, -11))):
     plots.line(ax, sizes, [ascent_probability(k, m) for k in sizes], "DDi", "", alpha=alpha, markevery=1)
     ax.annotate(f"m = {m}", (place, ascent_probability(place, m)), shift, textcoords="offset points", color=blue, alpha=alpha, ha="right" if shift[0] < 0 else "left")
 ax.plot(sizes, [ascent_probability(k, 1, 1, 2) for k in sizes], "--", color=blue, linewidth=1.5)
-ax.annotate("(1, −1), (1, 2), m = 1", (15, 0.13), color=blue)
+ax.annotate("dashed: (1, −1), (1, 2), m = 1", (1024, 0.17), color=blue, ha="right")
 plots.line(ax, sizes, [0] * len(sizes), "product DDi", "", markevery=1)
 ax.annotate("product", (1024, 0), (0, 10), textcoords="offset points", color=green, ha="right")
 ax.set(xscale="log", xlabel="batch size k", ylabel="probability of ascent", ylim=(-0.04, 1.06))

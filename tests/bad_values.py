@@ -355,7 +355,7 @@ USUAL: dict[str, Kind] = {
     "evaluate_every": COUNT, "epoch_steps": optional(COUNT), "project": (), "value": number(0, 1), "n": COUNT,
     "x_train": FREE, "y_train": LABELS, "x_test": FREE, "y_test": LABELS,  # their box is the attacks'
     "delta": floats(dtypes=False), "atol": RADIUS, "gradient": FREE, "which": WORD, "zero": integer(0, 9), "one": integer(0, 9),
-    "count": COUNT, "epoch": integer(0), "phases": (), "part": (), "arms": (), "overrides": (), "kernels": made(),
+    "count": COUNT, "epoch": integer(0), "phases": (), "part": (), "arms": (), "overrides": (), "kernels": made(), "sampler": optional(made()),
     "beta": RADIUS, "weight": RADIUS, "decay": number(0, 1), "deviations": RADIUS, "h": number(0, strict=True), "penalty": optional(without(made(), "None")), "classes": COUNT,
     "precision": WORD, "channels_last": FLAG, "compile": WORD, "autocast": FLAG, "thing": tuple(bad for bad in ATTACK if not bad.label.startswith("returns")), "seeds": (), "rows": (), "seconds": RADIUS, "arm": NAME,
 }

@@ -272,7 +272,7 @@ PLANTED = [
     F("a run that diverges stops the sweep", "commands", "_one_run", "FloatingPointError", "ZeroDivisionError", "experiment.a_run_that_diverges_does_not_stop_the_others"),
     F("run --checkpoint-every is ignored", "__main__", "_run", "options.checkpoint_every", "None", "experiment.options_reach_train"),
     F("evaluate --data is ignored", "__main__", "_evaluate", "options.data", "None", "experiment.evaluate_keeps_other_measurements_and_uses_its_options"),
-    F("evaluate --restarts is ignored", "measure", "evaluate_run", "robust_accuracy(model, x, y, evaluation, restarts, draw.manual_seed(0), None, True)", "robust_accuracy(model, x, y, evaluation, 1, draw.manual_seed(0), None, True)", "experiment.evaluate_keeps_other_measurements_and_uses_its_options"),
+    F("evaluate --restarts is ignored", "measure", "evaluate_run", "robust_accuracy(model, x, y, attack, restarts, draw, None, True)", "robust_accuracy(model, x, y, attack, 1, draw, None, True)", "experiment.evaluate_keeps_other_measurements_and_uses_its_options"),
     F("a new evaluation erases all others", "measure", "evaluate_run", "[e for e in kept if any(e.get(k) != entry.get(k) for k in SAME)]", "[]", "experiment.evaluate_keeps_other_measurements_and_uses_its_options"),
     F("the standard error in test.json is the accuracy", "measure", "_entry", "accuracy.standard_error", "accuracy.value", "experiment.from_the_command_line_to_records_a_plot_and_test_accuracy"),
     # several processes

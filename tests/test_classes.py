@@ -107,9 +107,12 @@ def test_draws_are_uniform_in_the_classes_asked_for(parts):
     assert counts.sum() == 40_000 and stats.chisquare(counts.numpy()).pvalue > 1e-6
 
 
-def test_a_step_follows_the_gradient_of_the_weighted_class_losses(course, parts, monkeypatch):
+@pytest.mark.parametrize(("rule", "sharpness"), [("tilt", 1 / 0.3), ("hedge", 0.3)])
+def test_a_step_follows_the_gradient_of_the_weighted_class_losses(
+    course, parts, monkeypatch, rule, sharpness
+):
     """The gradient that Adam gets is that of sum p_c L_c at the weights of this very batch."""
-    mine = course("tilt", 0.3)
+    mine = course(rule, 0.3)
     monkeypatch.setattr(mine.adam, "step", lambda: None)
     index = mine.batch(classes._random(SEEDS[0], 1))
     draw = classes._random(SEEDS[0], 1)
@@ -118,7 +121,7 @@ def test_a_step_follows_the_gradient_of_the_weighted_class_losses(course, parts,
     delta = mine.attack.restarts(mine.stack, x, y, 1, draw, chunk=len(x))[0]
     mine.advance(0)
     losses = ddi.cross_entropy(mine.stack(x + delta), y).view(2, 10, 6).mean(2)
-    p = (losses.detach() / 0.3).softmax(1)
+    p = (sharpness * losses.detach()).softmax(1)
     wanted = torch.autograd.grad((p * losses).sum(), list(mine.stack.parameters()))
     for parameter, gradient in zip(mine.stack.parameters(), wanted, strict=True):
         assert (parameter.grad - gradient).abs().max() < 1e-12

@@ -165,3 +165,12 @@ def test_contributing_names_files_and_tests_that_are_there():
         assert any(not path.startswith("tests/") for path in paths), f"{title}: no file"
         for path in paths:
             assert (ROOT / path).exists(), f"{title}: {path} is not there"
+
+
+def test_the_answer_on_the_first_pages_is_what_the_records_say():
+    sys.path.insert(0, str(ROOT / "book" / "tools"))
+    import answer
+
+    for page in answer.PAGES:
+        assert answer.held(page) == answer.answer(page), "python book/tools/answer.py --write"
+        assert len(answer.held(page).splitlines()) == 8

@@ -2,8 +2,12 @@
 
 import copy
 import itertools
+import json
 import math
+import re
+import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -43,6 +47,7 @@ from ddi import (
     sample_losses,
     train,
 )
+from ddi.__main__ import main
 from ddi.identity import as_table
 from ddi.losses import inner
 from ddi.tables import attack_of, make
@@ -204,7 +209,7 @@ def test_mart_is_finite_where_the_rival_is_all_but_certain():
 def test_kl_does_not_move_from_zero_and_moves_from_a_random_start():
     """Its value and gradient are 0 there: raw steps stay, up to rounding."""
     model, x, y = problem()
-    still = PGA(0.3, 1.0, 5, random_start=False, loss=KL())(model, x, y)
+    still = PGA(0.3, 1.0, 1, random_start=False, loss=KL())(model, x, y)
     assert still.abs().max() < 1e-12
     start = PGA(0.3, 0.0, 1, loss=KL())(model, x, y, drawn())
     moved = PGA(0.3, 1.0, 5, loss=KL())(model, x, y, drawn())
@@ -698,6 +703,9 @@ def test_a_record_names_what_an_experiment_can_name(thing, name):
         ("loss", "trades(1, 2)", "trades with the numbers"),
         ("loss", "elle(1)", "elle is not known"),
         ("loss", 6, "is not known"),
+        ("loss", ["kl"], "is not known"),
+        ("loss", "trades(1e)", "a number"),
+        ("loss", "trades(nan)", "beta must be"),
         ("penalty", "elle(", "is not known"),
         ("penalty", "trades(6)", "trades is not known"),
         ("penalty", "cure(1, 0)", "h must be"),
@@ -764,3 +772,28 @@ def test_impossible_numbers_are_refused(kind, bad):
 def test_what_is_no_penalty_is_refused(penalty):
     with pytest.raises(ValueError, match="penalty must be a ddi Penalty"):
         descent_rule("ddi", penalty=penalty)
+
+
+def test_the_lectures_table_runs_on_digits_and_is_evaluated_by_several_attacks(tmp_path):
+    """The command that the file names, with its overrides and fewer steps; then the other one."""
+    path = Path(__file__).parents[1] / "experiments" / "surrogates.toml"
+    comment = " ".join(re.findall(r"^#   (.*?)\\?$", path.read_text("utf-8"), re.MULTILINE))
+    evaluate, run = (shlex.split(c.replace("\\", "")) for c in comment.split("python -m ddi")[1:])
+    assert run[:2] == ["run", "experiments/surrogates.toml"] and run[-2:] == ["--epochs", "4"]
+    smaller = ["setting.epoch_steps=1", "evaluation.steps=2", "model.hidden=[8]", "--epochs", "1"]
+    out = ["--out", str(tmp_path), "--quiet", "--device", "cpu"]
+    assert main(["run", str(path), *run[2:-2], *smaller, *out]) == 0
+    folders = sorted(f for f in (tmp_path / "surrogates").iterdir() if f.is_dir())
+    names = {folder.name.removesuffix("-seed0") for folder in folders}
+    assert names >= {"fgsm", "pgd10", "trades10", "mart10", "beta5", "beta10", "beta20"}
+    passes = {f.name: read_record(f).metrics["passes"][-1] for f in folders}
+    assert passes["trades10-seed0"] == 12 and passes["beta5-seed0"] == 46
+    attacks = evaluate[evaluate.index("--attack") :]
+    assert main(["evaluate", str(folders[0]), "--n", "5", "--which", "last", *attacks]) == 0
+    found = {entry["attack"] for entry in json.loads((folders[0] / "test.json").read_text())}
+    assert found == {"clean", "PGD-2x1", "FGSM-1x1", "PGD-10x1", "PGD-40x1", "BETA-10x1"}
+    more = ["--attack", 'kind="PGD", steps=1, loss="margin_loss"', "--attack", "kind="]
+    assert main(["evaluate", str(folders[0]), "--n", "5", "--which", "last", *more[:2]]) == 0
+    found = {entry["attack"] for entry in json.loads((folders[0] / "test.json").read_text())}
+    assert "PGD-1x1 loss=margin_loss" in found
+    assert main(["evaluate", str(folders[0]), "--n", "5", "--which", "last", *more]) == 1

@@ -17,6 +17,10 @@ RULES = {
     "product-gram": {"m": 2}, "product-chunks": {"m": 2, "method": "chunks", "chunks": 3},
     "product-free": {"m": 2, "method": "matrix-free", "max_iter": 3},
     "product-decay": {"m": 2, "weight_decay": 0.1},
+    "ddi-trades": {"m": 3, "loss": "trades(6)"},
+    "single-elle": {"penalty": "elle(1000)"}, "comb-gradalign": {"m": 3, "penalty": "gradalign(2)"},
+    "product-mart": {"m": 2, "loss": "mart", "penalty": "elle(1000)", "weight_decay": 0.1},
+    "product-free-elle": {"m": 2, "method": "matrix-free", "penalty": "elle(1000)"},
     "bundle": {"m": 3, "t": 0.5}, "bundle-each": {"m": 2, "t": 0.5, "joint": False},
     "single-sam": {"rho": 0.3}, "ddi-sampa": {"m": 2, "rho": 0.3, "lam": 0.2, "t": 0.1},
 }  # fmt: skip
@@ -24,7 +28,7 @@ PROGRAM = """
 import sys
 from dataclasses import replace
 import torch
-from ddi import MLP, PGD, Sampler, Setting, digits, parallel, train
+from ddi import BETA, MLP, PGD, Sampler, Setting, descent_rule, digits, parallel, train
 from ddi.tables import rule_of
 
 def gradients(rules):
@@ -33,10 +37,12 @@ def gradients(rules):
     model = MLP(hidden=(8,)).double()
     for name, options in rules.items():
         rule = rule_of(name, {"name": name.split("-")[0]} | options, 0.1)
-        draw = torch.Generator().manual_seed(1)
         x, y = data.x_train[:20], data.y_train[:20]
-        for half in (x, x.flip(0)) if "rho" in options else (x,):  # the second SAMPa remembers
-            found[name] = rule(model, half, y, PGD(0.2, 0.1, 2), draw).gradient
+        for attack in (PGD(0.2, 0.1, 2), BETA(0.2, 0.1, 2)):
+            draw = torch.Generator().manual_seed(1)
+            for half in (x, x.flip(0)) if "rho" in options else (x,):  # the second SAMPa remembers
+                step = rule(model, half, y, attack, draw)
+            found[f"{name} {type(attack).__name__}"] = step.gradient
     return found
 
 def buffers():
@@ -51,7 +57,7 @@ def sampled(folder):
     model, data = MLP(hidden=(8,)).double(), digits().to(dtype=torch.float64)
     setting = Setting(epochs=1, batch_size=100, augment=True, validation=300, lr=0.1)
     sampler = Sampler("cfol", eta=0.01)
-    rule, attack = descent_rule("mean", m=2), PGD(0.1, 0.05, 2)
+    rule, attack = rule_of("rule", {"name": "mean", "m": 2}, 0.1), PGD(0.1, 0.05, 2)
     return train(model, data, rule, attack, setting, folder, sampler=sampler)
 
 def curve(folder):
@@ -59,7 +65,7 @@ def curve(folder):
     model = MLP(hidden=(8,)).double()
     setting = Setting(epochs=2, batch_size=100, augment=True, validation=300, lr=0.1)
     data = digits().to(dtype=torch.float64)
-    rule = rule_of("rule", {"name": "ddi", "m": 2}, 0.1)
+    rule = rule_of("rule", {"name": "ddi", "m": 2, "penalty": "elle-a(1e5, 0.5, 0)"}, 0.1)
     return train(model, data, rule, PGD(0.1, 0.05, 2), setting, folder)
 """
 

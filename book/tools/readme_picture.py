@@ -1,13 +1,18 @@
-"""Draw the README's picture, ``book/_static/descent.png``: the robust loss of counterexample 2 and
-its directions.
+"""Draw the pictures of the README and the first page: ``book/_static/descent.png``, the robust loss
+of counterexample 2 and its directions, and ``ledger.png``, what chapter 14 records.
 """
 
+import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 
 from ddi import plots
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "experiments"))
+import ledger_table  # noqa: E402
 
 
 def phi(p: np.ndarray, q: np.ndarray) -> np.ndarray:
@@ -36,6 +41,27 @@ def arrow(ax: plt.Axes, tip: np.ndarray, method: str, text: str, shift: tuple) -
     ax.annotate(text, tip + np.array(shift), color=colour, **words)
 
 
+def ledger() -> None:
+    """Robust loss of the ledger's main setting, against the path and against the flow's time."""
+    cells = ledger_table.read(ROOT / "results" / "ledger" / "small-a")
+    names = {
+        "single-h0.1": ("PGD normalised", {}, "one gradient, steps of 0.1"),
+        "single-h0.02": ("PGD", {"linestyle": ":"}, "one gradient, steps of 0.02"),
+        "product-h0.1": ("product DDi", {}, "product direction, steps of 0.1"),
+    }
+    fig, axes = plt.subplots(2, 1, figsize=(6.4, 6.4), sharey=True, layout="constrained")
+    for cell, (method, more, label) in names.items():
+        clock, values = (v.mean(1) for v in ledger_table.against_time(cells[cell]))
+        share = (np.arange(len(values)) + 0.5) / len(values)
+        style = plots.METHODS[method] | more
+        for ax, x in zip(axes, (share, clock), strict=True):
+            ax.plot(x, values, markevery=4, **style, label=label)
+    axes[0].set(xlabel="share of the path", ylabel="robust loss (nats)")
+    axes[1].set(xlabel="time of the flow, Σ h / ‖d‖", ylabel="robust loss (nats)")
+    axes[0].legend(frameon=False)
+    fig.savefig(ROOT / "book" / "_static" / "ledger.png", dpi=110)
+
+
 def main() -> None:
     """The landscape, the two negative gradients, and the steepest descent direction."""
     plots.use_style()
@@ -52,6 +78,7 @@ def main() -> None:
     ax.set(xlim=(-1.25, 1.25), ylim=(-1.25, 0.5), aspect="equal")
     ax.set_axis_off()
     fig.savefig(Path(__file__).parents[1] / "_static" / "descent.png", dpi=130)
+    ledger()
 
 
 if __name__ == "__main__":

@@ -73,8 +73,6 @@ class PGD(Attack):
 
     ``d <- project(d + alpha_t * s(grad))`` where ``s`` is the sign (``"Linf"``), the gradient
     divided by its norm (``"L2"``) or its largest entry's sign (``"L1"``;
-    :meth:`ddi.threat.L1.step`), and ``alpha_t = alpha * schedule(t)`` for ``t = 1 ... steps``. Opposite corners of the ball are ``2
-    * eps`` apart: with ``alpha * steps < 2 * eps`` a random start is not forgotten.
     :meth:`ddi.threat.L1.step`), and ``alpha_t = alpha * schedule(t)`` for ``t = 1 ... steps``.
     Opposite corners of the ball are ``2 * eps`` apart: with ``alpha * steps < 2 * eps`` a random
     start is not forgotten.

@@ -82,7 +82,9 @@ def test_the_books_files_are_sound_and_their_arms_paired(path):
     assert {(run.arm, run.setting.seed) for run in runs} == {
         (run.arm, seed) for run in runs for seed in seeds
     }
-    assert len({(run.evaluation, run.data, run.setting.batch_size) for run in runs}) == 1
+    alike = {(run.evaluation, run.data, run.setting.batch_size) for run in runs}
+    assert len(alike) == len({run.attack.eps for run in runs})  # one evaluation a radius
+    assert all(run.evaluation.eps == run.attack.eps for run in runs)
     # PGD-20 as in the paper, but for the run that a CPU must do
     assert runs[0].evaluation.steps == (10 if path.stem == "resnet-start" else 20)
 

@@ -85,8 +85,9 @@ def test_the_books_files_are_sound_and_their_arms_paired(path):
     alike = {(run.evaluation, run.data, run.setting.batch_size) for run in runs}
     assert len(alike) == len({run.attack.eps for run in runs})  # one evaluation a radius
     assert all(run.evaluation.eps == run.attack.eps for run in runs)
-    # PGD-20 as in the paper, but for the run that a CPU must do
-    assert runs[0].evaluation.steps == (10 if path.stem == "resnet-start" else 20)
+    # PGD-20 as in the paper, but for a design with few images, and where PGD-20 could be masked
+    steps = {"resnet-start": 10, "catastrophic": 50}.get(path.stem, 20)
+    assert runs[0].evaluation.steps == steps
 
 
 def test_the_defaults_are_the_papers_setting():

@@ -215,7 +215,7 @@ class PGD(Attack):
     def _check(self, model: Any, x: Any, y: Any, generator: Any) -> None:
         network("model", model)
         one_device(x=x, y=y)
-        self.threat.check(x)
+        finite("alpha", self.alpha, 0.0, torch.finfo(self.threat.check(x).dtype).max)
         (labels if of_classes(self.loss) else batch_of)("y", y, len(x))
         random_source("generator", generator, x.device)
 
@@ -253,6 +253,7 @@ class Ascent:
                 size = attack.alpha
                 if attack.schedule is not None:
                     size *= finite(f"schedule({step})", attack.schedule(step), low=0.0)
+                finite("alpha", size, 0.0, torch.finfo(x.dtype).max)
                 delta = project(delta + attack.step(gradient, x + delta, size))
             if attack.keep == "best":
                 with torch.no_grad():

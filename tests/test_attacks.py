@@ -611,12 +611,12 @@ def test_a_callable_of_another_signature_is_refused_at_every_door(batch, thing, 
     def never(model, x, y):
         raise AssertionError("nothing is called")
 
-    model, step = small_model(), Rule("ddi", m=2).direction
+    model, rule = small_model(), Rule("ddi", m=2)
     setting = Setting(epochs=1, batch_size=8)
     for name, use in {
         "attack": lambda: as_attack(thing),
         "attack ": lambda: robust_accuracy(model, *batch, thing),
-        "attack  ": lambda: step(model, *batch, thing),
+        "attack  ": lambda: rule(model, *batch, thing),
         "attack   ": lambda: train(
             model, digits(), Rule("single"), thing, setting, tmp_path / "a", evaluation=PGD()
         ),

@@ -148,7 +148,8 @@ def function(name: str, value: Kind) -> Kind:
 def instance(name: str, value: Any, kind: type[Kind]) -> Kind:
     """An instance of that class."""
     if not isinstance(value, kind):
-        refuse(name, f"a {kind.__module__.partition('.')[0]} {kind.__name__}", value)
+        own = kind.__module__.partition(".")[0].replace("builtins", "")
+        refuse(name, " ".join(["a", *own.split(), kind.__name__]), value)
     return value
 
 
@@ -247,7 +248,8 @@ def logits(value: Any, batch: int) -> Tensor:
         or value.ndim != 2
         or len(value) != batch
     ):
-        refuse("the model's output", f"a floating-point tensor of logits, ({batch}, C)", value)
+        tip = ": the .logits of what it returns now" if hasattr(value, "logits") else ""
+        refuse("the model's output", f"a floating-point tensor of logits, ({batch}, C){tip}", value)
     return value
 
 

@@ -23,7 +23,7 @@ from ddi.state import Model, frozen
 
 ALL = slice(None)
 
-__all__ = ["ALL", "Attack", "AttackLike", "as_attack"]
+__all__ = ["ALL", "Attack", "AttackLike", "as_attack", "attack_like"]
 
 
 class Attack:
@@ -78,11 +78,31 @@ def as_attack(thing: AttackLike) -> Attack:
     ``- x`` behind it.
 
     Raises:
-        ValueError: if ``thing`` cannot be called, or (when it is called) if it does not return a
-            floating-point tensor of the images' shape.
+        ValueError: if ``thing`` cannot be called so, or (when it is called) if it does not return
+            a floating-point tensor of the images' shape.
         FloatingPointError: if what it returns is not finite.
     """
-    return thing if isinstance(thing, Attack) else _Function(function("attack", thing))
+    attack_like("attack", thing)
+    return thing if isinstance(thing, Attack) else _Function(thing)
+
+
+def attack_like(name: str, thing: AttackLike) -> AttackLike:
+    """``thing``, if it takes what an attack is given; where its signature says that it does not,
+    ``ValueError`` at the door, so that a ``TypeError`` of a call is one of the code inside.
+    """
+    own = isinstance(function(name, thing), Attack)
+    try:
+        signature = inspect.signature(thing)
+    except (TypeError, ValueError):  # one that is written in C and does not say
+        return thing
+    words = ("model", "x", "y", "generator")[: 4 if own else 3]
+    takes = {} if own or "generator" not in signature.parameters else {"generator": None}
+    try:
+        signature.bind(*words, **takes)
+    except TypeError:
+        takers = f"callable as ({', '.join(words)}) -> delta"
+        raise ValueError(f"{name} must be {takers}, got one of {signature}") from None
+    return thing
 
 
 @dataclass(frozen=True)

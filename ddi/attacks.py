@@ -72,10 +72,10 @@ class PGD(Attack):
     (2017).
 
     ``d <- project(d + alpha_t * s(grad))`` where ``s`` is the sign (``"Linf"``), the gradient
-    divided by its norm (``"L2"``) or a step along its largest entries (``"L1"``,
-    :meth:`ddi.threat.L1.step`), and
-    ``alpha_t = alpha * schedule(t)`` for ``t = 1 ... steps``. Opposite corners of the ball are ``2
-    * eps`` apart: with ``alpha * steps < 2 * eps`` a random start is not forgotten.
+    divided by its norm (``"L2"``) or its largest entry's sign (``"L1"``;
+    :meth:`ddi.threat.L1.step`), and ``alpha_t = alpha * schedule(t)`` for ``t = 1 ... steps``.
+    Opposite corners of the ball are ``2 * eps`` apart: with ``alpha * steps < 2 * eps`` a random
+    start is not forgotten.
 
     Args:
         eps: radius of the ball. alpha: step length, in the same units. steps: number of steps, ``>=
@@ -215,7 +215,7 @@ class PGD(Attack):
     def _check(self, model: Any, x: Any, y: Any, generator: Any) -> None:
         network("model", model)
         one_device(x=x, y=y)
-        self.threat.check(x)
+        finite("alpha", self.alpha, 0.0, torch.finfo(self.threat.check(x).dtype).max)
         (labels if of_classes(self.loss) else batch_of)("y", y, len(x))
         random_source("generator", generator, x.device)
 
@@ -253,6 +253,7 @@ class Ascent:
                 size = attack.alpha
                 if attack.schedule is not None:
                     size *= finite(f"schedule({step})", attack.schedule(step), low=0.0)
+                finite("alpha", size, 0.0, torch.finfo(x.dtype).max)
                 delta = project(delta + attack.step(gradient, x + delta, size))
             if attack.keep == "best":
                 with torch.no_grad():

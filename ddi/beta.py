@@ -15,13 +15,13 @@ __all__ = ["BETA"]
 
 @dataclass(frozen=True)
 class BETA(PGD):
-    """Best targeted attack (Robey et al. 2024): maximise the margin ``max_{j != y} z_j - z_y``,
+    """Best targeted attack (Robey et al. 2023): maximise the margin ``max_{j != y} z_j - z_y``,
     which is positive exactly where the model is fooled.
 
     The margin is a maximum over the rivals ``j``, so its maximiser is the best of those of ``z_j -
-    z_y``: :class:`ddi.attacks.PGD` climbs each of them, from the same start (all rivals are rows of
-    one batch), and of the ``C - 1`` perturbations of a sample the one with the largest margin is
-    kept. One step is ``C - 1`` passes (:meth:`passes_for`).
+    z_y``: PGD climbs each of them, from the same start (all rivals are rows of one batch), and of
+    the ``C - 1`` perturbations of a sample the one with the largest margin is kept. One step is
+    ``C - 1`` passes (:meth:`passes_for`).
 
     Args:
         eps, alpha, steps, random_start, norm, box, keep, schedule, autocast: as for
@@ -40,7 +40,7 @@ class BETA(PGD):
 
     @property
     def passes(self) -> int:
-        """0, since the number of classes is not known here."""
+        """0, since it depends on the number of classes (:meth:`passes_for`)."""
         return 0
 
     def passes_for(self, classes: int) -> int:

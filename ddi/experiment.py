@@ -165,8 +165,11 @@ def read_experiment(
     chosen = list(arms) or list(found)
     known("--arms", chosen, [name for variant in variants for name in variant[:2]])
     experiment, runs = file.get("experiment", path.stem), []
-    for name in (experiment, *(variant[1] for variant in variants)):
+    names = [variant[1] for variant in variants]
+    for name in (experiment, *names):
         words.folder_name(f"{path.name}: the name of an experiment or arm", name)
+    if len({name.casefold() for name in names}) < len(names):  # one folder on many systems
+        raise ValueError(f"{path.name}: two points of the grid, or two arms, have one name")
     for seed, (family, arm, tables, point) in itertools.product(each_seed, variants):
         if not {family, arm} & set(chosen):
             continue
@@ -176,8 +179,6 @@ def read_experiment(
             _put(where, merged, keys, value)
         merged.setdefault("setting", {})["seed"] = seed
         runs.append(_build(where, experiment, arm, file.get("data", "cifar10"), merged))
-    if len({run.name for run in runs}) < len(runs):
-        raise ValueError(f"{path.name}: two points of the grid, or two arms, have one name")
     return runs
 
 

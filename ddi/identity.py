@@ -97,11 +97,18 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def differences(
     there: Mapping[str, str], here: Mapping[str, str], only_common: bool = False
 ) -> str:
-    """What is not equal, in words; empty if nothing is. ``only_common``: keys in both alone count
-    (records made before a key was recorded)."""
-    keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
-    if only_common:
-        keys = [key for key in keys if key in there and key in here]
+    """What is not equal, in words; empty if nothing is.
+
+    ``only_common``: keys in both alone count (records made before a key was recorded). So it is
+    with constants always: which there are is a matter of the network and of what is frozen, and
+    records and checkpoints of this format were made before their values were written down.
+    """
+    keys = [
+        key
+        for key in {**there, **here}
+        if there.get(key) != here.get(key)
+        and (key in there and key in here or not (only_common or key.startswith("constants.")))
+    ]
     words = [
         "the network is another one"
         if key == "network"

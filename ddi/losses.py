@@ -77,8 +77,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 @_of_logits
 def margin_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Margin ``max_{j != y} z_j - z_y``, one value a sample; positive exactly where the model is
-    fooled. Arguments and errors as for
-    :func:`ddi.losses.cross_entropy`.
+    fooled. Arguments and errors as for :func:`ddi.losses.cross_entropy`.
     """
     true = labels[:, None] == torch.arange(logits.shape[1], device=labels.device)
     other = logits.masked_fill(true, -torch.inf).amax(1)

@@ -99,9 +99,9 @@ class Reading:
         everything = own | held if lines else own
         return lines + [f"{key}={self.content(v)}" for key, v in sorted(everything.items())]
 
-    def options(self, thing: Any) -> list[str]:
-        """Its options, as ``name=text``."""
-        return [f"{k}={self.text(v)}" for k, v in sorted(_attributes(thing).items())]
+    def options(self, thing: Any) -> list[tuple[str, str]]:
+        """Its options, each a name and a text."""
+        return [(key, self.text(v)) for key, v in sorted(_attributes(thing).items())]
 
     def text(self, value: Any) -> str:
         """A value as it is written, a callable by its name, anything else by its content."""
@@ -136,7 +136,8 @@ class Reading:
             return f"{module}.{getattr(thing, '__qualname__', thing.__name__)}"
         written = self.written(thing)
         code = [f"#{_digest(written)}"] if written else []
-        return f"{_full(type(thing))}({', '.join(self.options(thing))}){''.join(code)}"
+        options = ", ".join(f"{key}={text}" for key, text in self.options(thing))
+        return f"{_full(type(thing))}({options}){''.join(code)}"
 
     def _method(self, method: types.MethodType) -> str:
         name, function = method.__name__, cast(Any, method.__func__)

@@ -11,7 +11,7 @@ from torch import nn
 
 from ddi import _checks as check
 from ddi import _words as words
-from ddi.adversary import AttackLike
+from ddi.adversary import AttackLike, attack_like
 from ddi.attacks import PGD
 from ddi.data import Dataset
 from ddi.descent import Rule
@@ -126,7 +126,7 @@ class Phase:
         check.store(self, start=start)
         if not isinstance(self.rule, SAM):
             check.instance("rule", self.rule, Rule)
-        check.function("attack", self.attack)
+        attack_like("attack", self.attack)
 
 
 def whole_plan(
@@ -142,7 +142,7 @@ def whole_plan(
         ValueError: for a part that is something else.
     """
     check.instance("setting", setting, Setting)
-    check.function("evaluation", evaluation)
+    attack_like("evaluation", evaluation)
     if not isinstance(phases, (list, tuple)):
         check.refuse("phases", "a list or tuple of ddi Phase", phases)
     for i, phase in enumerate(phases):

@@ -15,9 +15,10 @@ import subprocess
 import time
 import tomllib
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self, TypeVar
 
 import numpy as np
 import tomli_w
@@ -31,8 +32,22 @@ from ddi.identity import differences, flat
 
 __all__ = ["AlreadyComplete", "Record", "RunWriter", "provenance", "read_record", "read_records"]
 
+Value = TypeVar("Value")
+
 # besides the config
 DECIDES = ("data_sha256", "device_type", "dtype", "network", "constants", "frozen")
+
+
+class _Columns(dict[str, Value]):
+    """A table by column, of a file that is named where a column is asked for that it lacks."""
+
+    def __init__(self, columns: Mapping[str, Value], path: Path | str) -> None:
+        super().__init__(columns)
+        self.path = path
+
+    def __missing__(self, key: str) -> NoReturn:
+        there = ", ".join(self) or "none"
+        raise ValueError(f"{self.path} must have a column {key!r}, it has: {there}")
 
 
 class AlreadyComplete(FileExistsError):
@@ -42,7 +57,7 @@ class AlreadyComplete(FileExistsError):
 @dataclass(frozen=True)
 class Record:
     """One recorded run, as read: its folder's name, configuration, metrics by column, and
-    provenance.
+    provenance. A column that its file does not have is a ``ValueError`` that names both.
     """
 
     name: str
@@ -58,12 +73,16 @@ class Record:
     def row(self, which: str = "last") -> dict[str, float]:
         """The metrics of the ``"last"`` evaluated epoch, or of the ``"best"``, by robust validation
         accuracy.
+
+        Raises:
+            ValueError: where there are no rows, or none of a column that is asked for.
         """
         check.one_of("which", which, ("last", "best"))
         if not self.metrics:
             raise ValueError(f"which must be of a record with rows, got none in {self.name}")
         i = -1 if which == "last" else int(self.metrics["robust"].argmax())
-        return {key: float(column[i]) for key, column in self.metrics.items()}
+        row = {key: float(column[i]) for key, column in self.metrics.items()}
+        return _Columns(row, getattr(self.metrics, "path", self.name))
 
 
 def provenance(
@@ -304,12 +323,13 @@ def _source(folder: Path) -> dict[str, Any] | None:
 def _metrics(folder: Path) -> dict[str, np.ndarray]:
     path = folder / "metrics.csv"
     if not path.exists():
-        return {}
+        return _Columns({}, path)
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="") as file:  # as spreadsheets write it
             rows = list(csv.DictReader(file, strict=True))
         if not rows:
             raise ValueError("it has no rows")
-        return {key: np.array([float(row[key]) for row in rows]) for key in rows[0]}
+        columns = {key: np.array([float(row[key]) for row in rows]) for key in rows[0]}
+        return _Columns(columns, path)
     except (ValueError, TypeError, csv.Error) as error:
         raise ValueError(f"{path} is damaged: {error}") from error

@@ -17,6 +17,7 @@ from torch import Tensor
 from ddi._checks import (
     Interval,
     choice,
+    finite,
     float_tensor,
     images,
     interval,
@@ -74,9 +75,11 @@ class Threat:
 
     def check(self, x: Tensor) -> Tensor:
         """Return ``x``, if it is a non-empty batch of finite floats inside the box up to the
-        rounding of their dtype; otherwise raise ``ValueError``.
+        rounding of their dtype, which can hold the radius; otherwise raise ``ValueError``.
         """
-        return images("x", x, self.box)
+        images("x", x, self.box)
+        finite("eps", self.eps, 0.0, torch.finfo(x.dtype).max)
+        return x
 
     def project(self, delta: Tensor, x: Tensor) -> Tensor:
         """Nearest point of ``S(x)`` in the Euclidean norm, a sample at a time.

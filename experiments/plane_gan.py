@@ -1,6 +1,6 @@
 """Wasserstein GANs in the plane: the lecture's algorithm as printed and as meant (chapter 20).
 
-    python experiments/plane_gan.py                  all arms and seeds: ten minutes of one core
+    python experiments/plane_gan.py                  all arms and seeds: ten minutes of an idle core
     python experiments/plane_gan.py clip matching    these arms
 
 The data are eight Gaussians on a circle; the generator is a small network of Gaussian noise. An

@@ -506,7 +506,7 @@ plt.show()
 # ::::
 # :::::
 #
-# A class that holds half of the sphere can therefore be left from almost every point in a small step, whatever the classifier. {numref}`fig-19-levy` simulates it.
+# Let $A$ be the points that a classifier does *not* call “three”. If these are half of the sphere or more, almost every point is a small step from them, the threes too, whatever the classifier. {numref}`fig-19-levy` simulates it.
 #
 # (check-19-9)=
 # **Check 19.9** *(the theorem, simulated.)* $20\,000$ points of $S^{n-1}$, $n = 100$ and $1000$, and three sets of measure ½ whose distance is known: a half sphere, a band $|u_1| \le c$, and $\{\lVert(u_1, \dots, u_{n/2})\rVert \le 1/\sqrt2\}$. Each has $\sigma(A_\epsilon)$ at least the bound, and the half sphere least (up to 0.02, five standard errors). On the cube, for the half $z_1 \le \frac12$, $\operatorname{vol}(A_\epsilon) = \frac12 + \epsilon$ exactly: above the bound, which touches it at $\epsilon = 0$ (slopes both 1, to $10^{-6}$).

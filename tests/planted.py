@@ -249,7 +249,7 @@ PLANTED = [
     F("the dtype of the data is not recorded", "trainer", "train", "provenance(data, data.x_train.device, data.x_train.dtype)", "provenance(data, data.x_train.device)", "trainer.the_dtype_is_recorded"),
     F("the network is no part of what decides a run", "trainer", "train", "network(model)", "''", "trainer.another_run_is_told_apart_and_nothing_of_the_first_is_touched"),
     # files of a run
-    F("the data are no part of what decides a run", "record", "", "('data_sha256', 'device_type', 'dtype', 'network', 'frozen')", "('device_type', 'dtype', 'network', 'frozen')", "trainer.another_run_is_told_apart_and_nothing_of_the_first_is_touched"),
+    F("the data are no part of what decides a run", "record", "", "('data_sha256', 'device_type', 'dtype', 'network', 'constants', 'frozen')", "('device_type', 'dtype', 'network', 'constants', 'frozen')", "trainer.another_run_is_told_apart_and_nothing_of_the_first_is_touched"),
     F("a checkpoint of another run is used", "checkpoint", "Checkpoints._check", "self.run is not None and (words := differences(run, self.run))", "False", "trainer.another_run_is_told_apart_and_nothing_of_the_first_is_touched"),
     F("the checkpoint before is not kept", "checkpoint", "Checkpoints.save", "os.replace(self.newest, self.before)", "pass", "trainer.of_a_damaged_checkpoint_the_one_before_is_used_and_kept"),
     F("checkpoints may run code when they are read", "checkpoint", "load_weights", "torch.load(content, weights_only=True, map_location='cpu')", "torch.load(content, weights_only=False, map_location='cpu')", "trainer.a_checkpoint_that_runs_code_is_not_unpickled"),

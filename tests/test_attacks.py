@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 from dataclasses import FrozenInstanceError, fields, replace
 from functools import partial
 
@@ -19,6 +20,8 @@ from ddi import (
     PGD,
     Attack,
     LInf,
+    Rule,
+    Setting,
     SmallNet,
     as_attack,
     cross_entropy,
@@ -26,6 +29,7 @@ from ddi import (
     inverse_time,
     margin_loss,
     robust_accuracy,
+    train,
 )
 
 EPS = 0.2
@@ -588,6 +592,55 @@ def test_what_a_callable_returns_is_checked(batch, returns, error, words):
         as_attack(lambda model, x, y: returns(x))(small_model(), *batch)
 
 
+class Short(Attack):
+    def __call__(self, model, x, y):
+        return torch.zeros_like(x)
+
+
+@pytest.mark.parametrize(
+    ("thing", "words"),
+    [
+        (lambda x, y: x, r"\(model, x, y\) -> delta, got one of \(x, y\)"),
+        (lambda model, x, y, eps: x, r"got one of \(model, x, y, eps\)"),
+        (lambda model, x, generator: x, r"got one of \(model, x, generator\)"),
+        (partial(lambda model, x, y: x, None), r"got one of \(x, y\)"),
+        (Short(), r"\(model, x, y, generator\) -> delta, got one of \(model, x, y\)"),
+    ],
+)
+def test_a_callable_of_another_signature_is_refused_at_every_door(batch, thing, words, tmp_path):
+    def never(model, x, y):
+        raise AssertionError("nothing is called")
+
+    model, rule = small_model(), Rule("ddi", m=2)
+    setting = Setting(epochs=1, batch_size=8)
+    for name, use in {
+        "attack": lambda: as_attack(thing),
+        "attack ": lambda: robust_accuracy(model, *batch, thing),
+        "attack  ": lambda: rule(model, *batch, thing),
+        "attack   ": lambda: train(
+            model, digits(), Rule("single"), thing, setting, tmp_path / "a", evaluation=PGD()
+        ),
+        "evaluation": lambda: train(
+            model, digits(), Rule("single"), never, setting, tmp_path / "a", evaluation=thing
+        ),
+    }.items():
+        with pytest.raises(ValueError, match=f"^{name.strip()} must be callable as .*{words}"):
+            use()
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_type_error_inside_of_a_callable_is_its_own(batch):
+    def broken(model, x, y=None, *, generator=None, scale=1.0):
+        return x + None
+
+    with pytest.raises(TypeError, match="unsupported operand"):
+        as_attack(broken)(small_model(), *batch)
+    every = (lambda *args: 0 * args[1], lambda model, x, y, **rest: 0 * x, torch.nn.Identity())
+    for attack in every[:2]:
+        assert not as_attack(attack)(small_model(), *batch).any()
+    as_attack(every[2])  # a module does not say what it takes
+
+
 @pytest.mark.parametrize("thing", [PGD, "PGD", None, 3])
 def test_what_cannot_be_called_is_no_attack(thing):
     with pytest.raises(ValueError, match="attack must be callable"):
@@ -626,6 +679,26 @@ def test_impossible_settings_are_refused(options, name):
     if name in ("eps", "norm", "loss", "box", "autocast"):
         with pytest.raises(ValueError, match=f"^{name} must be "):
             FGSM(**options)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_lengths_beyond_the_dtype_of_the_images_are_refused_and_what_it_holds_is_not(norm, dtype):
+    x = torch.rand(3, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    y, model = torch.tensor([0, 1, 2]), nn.Linear(4, 3).to(dtype)
+    top = float(torch.finfo(dtype).max)
+    doubled = PGD(0.1, top, norm=norm, schedule=lambda step: 2.0)
+    attacks = {"eps": PGD(2 * top, 0.1, norm=norm), "alpha": PGD(0.1, 2 * top, norm=norm)}
+    for name, attack in [*attacks.items(), ("alpha", doubled), ("eps", FGSM(2 * top, norm))]:
+        words = f"{name} must be a finite number with 0 <= {name} <= {top:g}, got "
+        with pytest.raises(ValueError, match="^" + re.escape(words)):
+            attack(model, x, y)
+    threat = attacks["eps"].threat
+    for use in (lambda: threat.project(x, x), lambda: threat.sample(x)):
+        with pytest.raises(ValueError, match="^eps must be "):
+            use()
+    delta = PGD(top, top, 2, norm=norm)(model, x, y)  # the box cuts it
+    assert bool(((x + delta >= 0) & (x + delta <= 1)).all()) and delta.any()
 
 
 @pytest.mark.parametrize(

@@ -341,6 +341,14 @@ def test_every_row_has_its_check(name, least):
             assert target == f"check-{text.replace('.', '-')}", f"{name}: {text} leads to {target}"
 
 
+def test_every_slide_of_the_lecture_has_a_check():
+    table = (ROOT / "book" / "claims.md").read_text(encoding="utf-8").partition("slide by slide")[2]
+    slides = re.split(r"^\* - ", table, flags=re.MULTILINE)[2:]
+    assert len(slides) > 25
+    for slide in slides:
+        assert re.search(r"\{ref\}`\d\d\.\d+ <check-", slide), f"no check: {slide[:100]}"
+
+
 def test_every_claim_has_a_verdict():
     for row in rows("claims"):
         assert re.search(r"\b(holds|false|open)\b", row, re.IGNORECASE), (

@@ -1,6 +1,7 @@
 """What may come in, and the words for what may not."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -68,6 +69,7 @@ def test_flags_words_functions_and_instances():
     for value in (3, "len", int, None):
         refused(_checks.function, "a", value)
     assert refused(_checks.instance, "a", 3, torch.Generator).startswith("a must be a torch Gen")
+    assert refused(_checks.instance, "a", 3, str) == "a must be a str, got 3"
 
 
 @pytest.mark.parametrize("value", [(0, 1), [0, 1], (np.float32(0), np.int64(1))])
@@ -142,6 +144,9 @@ def test_logits_devices_and_generators():
     assert _checks.logits(z, 2) is z
     for value in ((z, z), z[0], z[:1], z.long(), None, z[..., None]):
         assert "the model's output must be" in refused(_checks.logits, value, 2)
+        assert ".logits" not in refused(_checks.logits, value, 2)
+    held = SimpleNamespace(logits=z)
+    assert "(2, C): the .logits of what it returns now, got" in refused(_checks.logits, held, 2)
     _checks.one_device(x=z, y=z, m=3)
     assert refused(_checks.one_device, x=z, y=z.to("meta")) == (
         "x and y must be on one device, got x on cpu, y on meta"

@@ -82,9 +82,12 @@ def test_the_books_files_are_sound_and_their_arms_paired(path):
     assert {(run.arm, run.setting.seed) for run in runs} == {
         (run.arm, seed) for run in runs for seed in seeds
     }
-    assert len({(run.evaluation, run.data, run.setting.batch_size) for run in runs}) == 1
-    # PGD-20 as in the paper, but for the run that a CPU must do
-    assert runs[0].evaluation.steps == (10 if path.stem == "resnet-start" else 20)
+    alike = {(run.evaluation, run.data, run.setting.batch_size) for run in runs}
+    assert len(alike) == len({run.attack.eps for run in runs})  # one evaluation a radius
+    assert all(run.evaluation.eps == run.attack.eps for run in runs)
+    # PGD-20 as in the paper, but for a design with few images, and where PGD-20 could be masked
+    steps = {"resnet-start": 10, "catastrophic": 50}.get(path.stem, 20)
+    assert runs[0].evaluation.steps == steps
 
 
 def test_the_defaults_are_the_papers_setting():
@@ -445,6 +448,19 @@ def test_evaluate_of_damaged_and_unfinished_weights(trained, tmp_path, capsys):
     assert "test.json is damaged" in capsys.readouterr().err
 
 
+def test_evaluate_names_the_folder_that_fails_and_goes_on(trained, tmp_path, capsys):
+    folder, n = copied(trained, tmp_path), ["--n", "20", "--device", "cpu", "--which", "last"]
+    kept = copied(trained, tmp_path / "kept")
+    (folder / "config.toml").unlink()
+    for bad in (folder, tmp_path / "none"):
+        (kept / "test.json").unlink(missing_ok=True)
+        assert main(["evaluate", str(bad), str(kept), *n]) == 1
+        said = [s for s in capsys.readouterr().err.splitlines() if s.startswith("ddi: ")]
+        assert len(said) == 1 and str(bad) in said[0]
+        assert [e["attack"] for e in entries(kept)] == ["clean", "PGD-20x1"]
+    assert main(["evaluate", str(kept), *n]) == 0
+
+
 def test_evaluate_builds_the_network_that_was_trained_or_refuses(trained, tmp_path, capsys):
     folder, n = copied(trained, tmp_path), ["--n", "20", "--device", "cpu", "--which", "best"]
     config = folder / "config.toml"
@@ -610,6 +626,25 @@ def test_every_example_is_a_command_that_works(words, trained, tmp_path, monkeyp
         assert main(["data", "digits", *words[2:]]) == 0
     elif words[0] != "bench":  # which is a program of its own
         assert main(words) == 0
+
+
+def test_arms_may_be_given_with_spaces(tiny, tmp_path, capsys):
+    for arms, names in (("pgd, ddi", ["pgd", "ddi"]), (" ddi ,", ["ddi"])):
+        assert main(["run", str(tiny), "--arms", arms, "--dry-run", "--out", str(tmp_path)]) == 0
+        said = capsys.readouterr().out.splitlines()
+        assert [line.partition(":")[0] for line in said] == [f"tiny/{name}-seed0" for name in names]
+    assert main(["run", str(tiny), "--arms", "pgd ddi", "--dry-run", "--out", str(tmp_path)]) == 1
+    assert "pgd ddi" in capsys.readouterr().err
+
+
+def test_arms_that_differ_in_case_alone_are_refused(tiny):
+    tiny.write_text(TINY + "[arms.PGD]\n")
+    for arms in (
+        [],
+        ["ddi"],
+    ):  # their records would be in one folder where case makes no difference
+        with pytest.raises(ValueError, match="two arms, have one name"):
+            read_experiment(tiny, arms=arms)
 
 
 def test_a_run_that_diverges_does_not_stop_the_others(tiny, tmp_path, capsys):

@@ -3,6 +3,8 @@ name all the same.
 """
 
 import functools
+import hashlib
+import json
 import types
 from argparse import Namespace
 from dataclasses import dataclass, replace
@@ -88,6 +90,32 @@ def test_constants_are_what_training_does_not_move():
     assert list(constants(model, X)) == ["0.mean", "0.std", "1.weight"]
 
 
+def test_a_record_from_before_constants_were_written_is_of_the_same_run(tmp_path):
+    go(tmp_path / "run", normalised())
+    path = tmp_path / "run" / "provenance.json"
+    source = json.loads(path.read_text())
+    assert list(source.pop("constants")) == ["0.mean", "0.std"]
+    path.write_text(json.dumps(source))
+    with pytest.raises(AlreadyComplete):
+        go(tmp_path / "run", normalised())
+    for model in (nn.Sequential(nn.Dropout(0.5), normalised()), frozen_first(1.0)):
+        with pytest.raises(FileExistsError, match="the network is another one"):
+            go(tmp_path / "run", model)
+    path.write_text(json.dumps(source | {"frozen": ["2.bias"]}))
+    with pytest.raises(FileExistsError, match="frozen is"):
+        go(tmp_path / "run", normalised())
+
+
+def test_the_hash_of_a_network_is_that_of_the_records_of_old():
+    """As they were written since format 2: with another, every record is one of another run."""
+    flatten = "torch.nn.modules.flatten.Flatten [('end_dim', '-1'), ('start_dim', '1')]"
+    lines = [": torch.nn.modules.container.Sequential []", f"0: {flatten}"]
+    lines += ["1: ddi.models.Normalize []", "1.mean: (1, 1, 1) torch.float32"]
+    lines += ["1.std: (1, 1, 1) torch.float32"]
+    model = nn.Sequential(nn.Flatten(), Normalize((0.5,), (0.25,)))
+    assert network(model) == hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 # --------------------------------------------------------------------------------------------------
 
 
@@ -160,10 +188,11 @@ def test_a_function_is_told_apart_by_the_globals_that_it_uses(key):
         lambda eps: types.SimpleNamespace(inner=[types.SimpleNamespace(eps=eps)]),
         lambda eps: made(NAMES)["Slotted"](eps),
         lambda eps: {"eps": np.full(2000, eps)},
+        lambda eps: np.array([None, eps], dtype=object),
         lambda eps: nn.ParameterDict({"eps": nn.Parameter(torch.tensor(eps))}),
         lambda eps: functools.lru_cache(lambda z: z * eps),
     ],
-    ids=["namespace", "arguments", "nested", "slots", "array", "module", "cached"],
+    ids=["namespace", "arguments", "nested", "slots", "array", "objects", "module", "cached"],
 )
 def test_an_object_is_told_apart_by_what_it_holds(config):
     space = made(NAMES)
@@ -228,13 +257,19 @@ def test_what_holds_itself_has_a_name_and_says_what_it_does():
 
 
 def test_a_run_with_a_patched_forward_or_an_attack_that_holds_itself_is_trained(tmp_path):
-    model = normalised()
+    model = made(NAMES)["Net"]()
     plain = model.forward
     model.forward = types.MethodType(lambda self, x: plain(x), model)
 
-    def attack(model, x, y):
-        return torch.zeros_like(x)
+    class Zero:
+        def __init__(self):
+            self.again = self.zero
 
-    attack.again = attack
-    go(tmp_path / "run", model, attack=attack)
+        def zero(self, x):
+            return torch.zeros_like(x)
+
+        def __call__(self, model, x, y):
+            return self.again(x)
+
+    go(tmp_path / "run", model, attack=Zero())
     assert ddi.read_record(tmp_path / "run").complete

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ddi import RunWriter, digits, provenance, read_record, read_records
+from ddi.__main__ import main
 from ddi.record import AlreadyComplete
 
 
@@ -157,6 +158,29 @@ def test_a_damaged_record_is_named_and_its_neighbours_are_read(tmp_path, name):
         read_record(tmp_path / "a-seed0")
     with pytest.warns(UserWarning, match=f"a-seed0.{name} is damaged"):
         assert [r.name for r in read_records(tmp_path)] == ["b-seed0"]
+
+
+def test_a_table_is_read_with_a_mark_and_a_column_that_it_lacks_is_named(tmp_path, capsys):
+    for arm in ("marked", "renamed", "fewer"):
+        with RunWriter(tmp_path / f"{arm}-seed0", {}, {}) as run:
+            run.log(epoch=0, robust=0.5, clean=0.25)
+    tables = {
+        "marked": "\ufeffepoch,robust,clean\n0,0.5,0.25\n",
+        "renamed": "epoch,robust,Clean\n0,0.5,0.25\n",
+        "fewer": "epoch,robust\n0,0.5\n",
+    }
+    for arm, text in tables.items():
+        (tmp_path / f"{arm}-seed0" / "metrics.csv").write_text(text, encoding="utf-8")
+    marked, fewer = (read_record(tmp_path / f"{arm}-seed0") for arm in ("marked", "fewer"))
+    assert marked.row("best") == {"epoch": 0, "robust": 0.5, "clean": 0.25}
+    for use in (lambda: fewer.metrics["clean"], lambda: fewer.row()["clean"]):
+        with pytest.raises(ValueError, match=r"metrics.csv must have a column 'clean', .* robust"):
+            use()
+    assert main(["list", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert said.out.count("robust 0.5000, clean 0.2500") == 2  # best and last of the marked one
+    for arm in ("renamed", "fewer"):
+        assert f"{arm}-seed0/metrics.csv must have a column 'clean'" in said.err.replace("\\", "/")
 
 
 def test_a_cut_table_does_not_stop_a_resume(tmp_path):

@@ -50,15 +50,6 @@ def first_steps(arm: str) -> np.ndarray:
 
 def rows() -> list[tuple[str, str, str, str]]:
     """Question, what was found, where and how far, chapter."""
-    unit = first_steps("fast-normalised")
-    same = abs(first_steps("ddi-fast") - unit).max()
-    pgd, other = (
-        ddi.read_record(ROOT / "results" / "figure1c" / f"{arm}-seed0").metrics["robust"]
-        for arm in ("pgd", "pgd-normalised")
-    )
-    epochs = min(len(pgd), len(other))
-    digits = "64 digits in every step, small network, 20 seeds, training images"
-    net = "ResNet-18 on CIFAR-10 (JPEG copies)"
     return [
         (
             "Does one gradient at a worst perturbation descend?",
@@ -66,6 +57,15 @@ def rows() -> list[tuple[str, str, str, str]]:
             "theorem and counterexamples",
             "03",
         ),
+        *on_digits(),
+        *on_the_network(),
+    ]
+
+
+def on_digits() -> list[tuple[str, str, str, str]]:
+    """The rows of the ledger."""
+    digits = "64 digits in every step, small network, 20 seeds, training images"
+    return [
         (
             "At steps of equal length, does the direction matter?",
             f"Product direction {apart('product-h0.1')} nats, DDi {apart('ddi-h0.1')}; one "
@@ -86,6 +86,20 @@ def rows() -> list[tuple[str, str, str, str]]:
             "batches of 64 of 1 400 digits, small network, 10 seeds",
             "14",
         ),
+    ]
+
+
+def on_the_network() -> list[tuple[str, str, str, str]]:
+    """The rows of ResNet-18."""
+    unit = first_steps("fast-normalised")
+    same = abs(first_steps("ddi-fast") - unit).max()
+    pgd, other = (
+        ddi.read_record(ROOT / "results" / "figure1c" / f"{arm}-seed0").metrics["robust"]
+        for arm in ("pgd", "pgd-normalised")
+    )
+    epochs = min(len(pgd), len(other))
+    net = "ResNet-18 on CIFAR-10 (JPEG copies)"
+    return [
         (
             "On the paper's network, what is DDi?",
             f"One normalised gradient, to {same:.4f} nats; plain training is "

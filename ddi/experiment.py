@@ -165,11 +165,7 @@ def read_experiment(
     chosen = list(arms) or list(found)
     known("--arms", chosen, [name for variant in variants for name in variant[:2]])
     experiment, runs = file.get("experiment", path.stem), []
-    names = [variant[1] for variant in variants]
-    for name in (experiment, *names):
-        words.folder_name(f"{path.name}: the name of an experiment or arm", name)
-    if len({name.casefold() for name in names}) < len(names):  # one folder on many systems
-        raise ValueError(f"{path.name}: two points of the grid, or two arms, have one name")
+    _check_names(path.name, experiment, [variant[1] for variant in variants], grid)
     for seed, (family, arm, tables, point) in itertools.product(each_seed, variants):
         if not {family, arm} & set(chosen):
             continue
@@ -180,6 +176,14 @@ def read_experiment(
         merged.setdefault("setting", {})["seed"] = seed
         runs.append(_build(where, experiment, arm, file.get("data", "cifar10"), merged))
     return runs
+
+
+def _check_names(where: str, experiment: str, arms: list[str], grid: Iterable[str]) -> None:
+    for name in (experiment, *arms):
+        words.folder_name(f"{where}: the name of an experiment or arm", name)
+    if len({name.casefold() for name in arms}) < len(arms):  # one folder on many systems
+        points = " ".join(["two points of the grid", *grid])
+        raise ValueError(f"{where}: {points}, or two arms, have one name")
 
 
 def read_file(path: Path) -> dict[str, Any]:

@@ -771,9 +771,7 @@ def test_a_step_that_fails_compiled_is_tried_again_uncompiled(tmp_path, monkeypa
 
     def compiler_dislikes_it(command, end):
         tried.append(command)
-        return (
-            "FAILED with status 1" if any("default" in word for word in command) else "done"
-        )
+        return "FAILED with status 1" if any("default" in word for word in command) else "done"
 
     monkeypatch.setattr(gpu, "attempted", compiler_dislikes_it)
     monkeypatch.setattr(

@@ -648,7 +648,8 @@ fig, (top, bottom) = plt.subplots(2, 1, figsize=(6.4, 6.4), sharex=True)
 for arm, name in (("pgd", "PGD"), ("pgd-normalised", "PGD normalised")):
     style, m = plots.METHODS[name], long[arm].metrics
     top.plot(m["epoch"], m["robust"], **style)
-    top.annotate(name, (8, m["robust"][7]), (0, -20), textcoords="offset points", ha="center", color=style["color"])
+    word = {"textcoords": "offset points", "ha": "center", "color": style["color"]}
+    top.annotate(name, (8, m["robust"][7]), (0, -20), **word)
     bottom.plot(m["epoch"], m["lr"] * (m["norm"] if arm == "pgd" else 1.0), **style)
 top.axhline(0.1, color="#555555", linewidth=1, linestyle=":")
 top.set(ylabel="robust accuracy (validation)", ylim=(0.05, 0.36))
@@ -661,7 +662,9 @@ source = long["pgd"].provenance
 print(f"{source['device']}, torch {source['torch']}, commit {source['commit'][:7]}, complete: {source['complete']}")
 for arm in ("pgd", "pgd-normalised"):
     m = long[arm].metrics
-    print(f"  {arm:15} epoch {m['epoch'][-1]:.0f}: robust {m['robust'][-1]:.3f}, clean {m['clean'][-1]:.3f}, loss {m['train_loss'][-1]:.3f}, norm {m['norm'][-1]:.2f}")
+    last_row = {key: m[key][-1] for key in ("robust", "clean", "train_loss", "norm")}
+    told = ", ".join(f"{key} {value:.3f}" for key, value in last_row.items())
+    print(f"  {arm:15} epoch {m['epoch'][-1]:.0f}: {told}")
 
 # %% [markdown]
 # (check-11-10)=

@@ -97,7 +97,8 @@ ax.plot(δ, ce, color="#0072B2")
 ax.plot(δ, margin, color="#D55E00", linestyle="--")
 ax.plot([-1, 1], [ce[0], margin[-1]], "ko", clip_on=False)
 ax.annotate("A: largest cross-entropy", (-1, ce[0]), (8, 2), textcoords="offset points")
-ax.annotate("B: largest margin", (1, margin[-1]), (-8, 8), textcoords="offset points", ha="right")
+word = {"textcoords": "offset points", "ha": "right"}
+ax.annotate("B: largest margin", (1, margin[-1]), (-8, 8), **word)
 ax.annotate("cross-entropy", (-0.35, 0.86), color="#0072B2", ha="left")
 ax.annotate("margin", (-0.5, -0.02), (0, -16), textcoords="offset points", color="#D55E00")
 ax.annotate("wrong", ((wrong[0] + 1) / 2, 0.45), color="#8C510A", ha="center")
@@ -344,7 +345,8 @@ curves = {
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-15-attacks", "caption": "From fifty passes on, targets are worth more than steps or restarts. Accuracy on 397 test digits of a robust network against the passes of the attack, one curve an attack, ε = 0.15; lower is a stronger attack. With less than five steps BETA's passes are wasted."}, "image": {"alt": "Accuracy against passes on a logarithmic axis. PGD on cross-entropy and on the margin fall together from 0.89 to near 0.61 within ten passes and stay there. Nine restarts start at nine passes and reach 0.59 at 90. BETA starts at nine passes above the restarts, crosses the others near 50 and stays at 0.56."}}
 fig, ax = plt.subplots(figsize=(6.4, 4.2))
-looks = (("#D55E00", "-", "o"), ("#E69F00", "--", "s"), ("#999999", "-.", "v"), ("#0072B2", "-", "^"))
+colours = ("#D55E00", "#E69F00", "#999999", "#0072B2")
+looks = tuple(zip(colours, ("-", "--", "-.", "-"), "osv^", strict=True))
 words = {"PGD, cross-entropy": (3.4, 0.765), "PGD, margin": (1.05, 0.7)}
 words |= {"PGD, cross-entropy,\n9 restarts": (46, 0.63), "BETA": (16, 0.86)}
 for (name, points), (color, dash, marker) in zip(curves.items(), looks):
@@ -521,7 +523,9 @@ for name, errors in table.items():
 fig, ax = plt.subplots(figsize=(6.4, 4.2))
 for i, (name, errors) in enumerate(reversed(table.items())):
     color = "#0072B2" if name in ZERO_SUM else "#D55E00"
-    ax.semilogx(errors[:, 0].clamp_min(1e-18), np.full(10, i), "o" if name in ZERO_SUM else "s", color=color, alpha=0.6)
+    mark = "o" if name in ZERO_SUM else "s"
+    x = errors[:, 0].clamp_min(1e-18)
+    ax.semilogx(x, np.full(10, i), mark, color=color, alpha=0.6)
 ax.set_yticks(range(len(table)), list(reversed(table)))
 ax.set(xlabel="relative error of the gradient", xlim=(5e-19, 10))
 ax.grid(axis="y", visible=False)
@@ -717,7 +721,8 @@ assert over(3, 2) == [0, 2, 3, 6]  # PGD-40 over PGD-10
 assert best[0, 1] > best[0, 0]
 fall = (best - last)[1:, 3]
 assert fall[:3].min() > 4.8 and fall[3:].max() < 1.4
-print("✓ best less last under PGD-40:", dict(zip(list(published)[1:], fall.round(2).tolist())))
+falls = dict(zip(list(published)[1:], fall.round(2).tolist()))
+print("✓ best less last under PGD-40:", falls)
 
 # %% [markdown]
 # ## Breaking it

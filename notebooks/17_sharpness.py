@@ -294,7 +294,8 @@ for K in (1, 2, 3):
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-17-orders", "caption": "What SAM drops is of order ρ², until the ball is too large for one step. Distances between gradients against the radius, a network of 610 weights. The jump of the orange line: at large radii one step looks at another peak than the maximiser's."}, "image": {"alt": "Log-log plot, radius from 0.0125 to 0.8. SAM minus the plain gradient rises with slope one. The dropped term rises with slope two throughout. The distance from SAM to the objective's gradient lies on the dropped term up to radius 0.1 and then jumps up by a factor of more than ten. The distance that is left with the term rises with slope three and joins it after the jump."}}
 # NBVAL_IGNORE_OUTPUT
 wide = [0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8]
-lines = {"SAM − plain gradient": [], "dropped term": [], "φ's gradient − SAM": [], "… with the term": []}
+names = ("SAM − plain gradient", "dropped term", "φ's gradient − SAM", "… with the term")
+lines = {name: [] for name in names}
 for ρ in wide:
     sam, total, exact = found.get(ρ) or three(ρ)
     pairs = ((sam, g), (total, sam), (exact, sam), (exact, total))
@@ -600,7 +601,8 @@ for ax, title, pick in (
     for arm, (name, colour, dash) in shown.items():
         curve = of(arm, "test", pick(arm))
         drawn += ax.plot(epochs, curve.mean(0), color=colour, linestyle=dash)
-        ax.fill_between(epochs, curve.min(0), curve.max(0), color=colour, alpha=0.12, linewidth=0)
+        shade = {"color": colour, "alpha": 0.12, "linewidth": 0}
+        ax.fill_between(epochs, curve.min(0), curve.max(0), **shade)
     ax.set(ylabel="test accuracy", xlim=(0, 100), ylim=(0.65, 0.96))
     ax.text(50, 0.665, title, ha="center", color="#4D4D4D")
     fig.draw_without_rendering()

@@ -108,7 +108,8 @@ for name in ("balanced", "bundle-0.5", "minnorm"):
         annotation_clip=False,
     )
 ax.set_xticks(range(C), order)
-ax.set(xlabel="class, in the order of balanced training", ylabel="robust accuracy", ylim=(-0.03, 1))
+ax.set(xlabel="class, in the order of balanced training")
+ax.set(ylabel="robust accuracy", ylim=(-0.03, 1))
 plt.show()
 
 # %% [markdown]
@@ -459,7 +460,8 @@ edge = places[ConvexHull(places.numpy()).vertices]
 ax.fill(*edge.T, color="#eeeeee")
 ax.plot(*places.T, "o", color="black")
 ax.add_patch(plt.Circle(centre.tolist(), float(radius), fill=False, color="#888888"))
-for method, text in (("PGD", "worst class alone"), ("DDi", "least norm"), ("bundle", "bundle")):
+words = {"PGD": "worst class alone", "DDi": "least norm", "bundle": "bundle"}
+for method, text in words.items():
     ax.plot(*ways[method].T, **(plots.METHODS[method] | {"label": text, "markersize": 5}))
 ax.plot(*centre, "*", color="#F0E442", markeredgecolor="black", markersize=15, zorder=5)
 ax.set(aspect="equal")
@@ -538,9 +540,8 @@ for t in (0.01, 1.0, 100.0):
 # NBVAL_IGNORE_OUTPUT
 rows = L.argsort(descending=True)
 fig, ax = plt.subplots(figsize=(6.4, 3.8))
-shade = ax.imshow(
-    p_t[:, rows].T, aspect="auto", cmap="magma", vmin=0, vmax=0.6, extent=(-3, 3, C - 0.5, -0.5)
-)
+look = {"aspect": "auto", "cmap": "magma", "vmin": 0, "vmax": 0.6}
+shade = ax.imshow(p_t[:, rows].T, extent=(-3, 3, C - 0.5, -0.5), **look)
 ax.set_yticks(range(C), [f"class {c}: {L[c]:.2f}" for c in rows.tolist()])
 ax.set_xticks(range(-3, 4), [f"{10.0**k:g}" for k in range(-3, 4)])
 ax.set(xlabel="t", ylabel="class and its loss")
@@ -605,7 +606,8 @@ for eps, share in (("0.15", 0.5), ("0.1", 0.8)):
 # NBVAL_IGNORE_OUTPUT
 def where(records, names):
     """Mean average and worst-class accuracy of cells, (2, n)."""
-    points = [(table.average(records[n]).mean(), table.worst(records[n]).mean()) for n in names]
+    those = [records[n] for n in names]
+    points = [(table.average(r).mean(), table.worst(r).mean()) for r in those]
     return np.array(points).T
 
 

@@ -89,7 +89,8 @@ def pgd(w, images, labels, ε, steps, draw):
     δ = inside(images, ε * (2 * torch.rand(images.shape, generator=draw) - 1))
     for _ in range(steps):
         δ.requires_grad_(True)
-        loss = nn.functional.cross_entropy(network(w, images + δ).flatten(0, 1), labels.flatten())
+        logits = network(w, images + δ).flatten(0, 1)
+        loss = nn.functional.cross_entropy(logits, labels.flatten())
         (g,) = torch.autograd.grad(loss, δ)
         δ = inside(images, (δ.detach() + 2.5 * ε / steps * g.sign()).clamp(-ε, ε))
     return δ
@@ -396,7 +397,8 @@ for row, kind in zip(axes[1:], KINDS, strict=True):
     maps = maps / maps.abs().amax(1, keepdim=True)
     plots.show_images(row, maps.view(-1, 8, 8), limit=1.0)
 for ax, word in zip(axes[:, 0], ("digit", "plain", "noise", "adversary"), strict=True):
-    ax.text(-0.35, 0.5, word, transform=ax.transAxes, rotation=90, va="center", ha="center", fontsize=10)
+    put = {"transform": ax.transAxes, "rotation": 90, "va": "center", "ha": "center"}
+    ax.text(-0.35, 0.5, word, fontsize=10, **put)
 plt.show()
 
 # %% [markdown]
@@ -474,7 +476,9 @@ fig, ax = plt.subplots(figsize=(6.0, 3.6))
 looks = {"plain": ("#4D4D4D", "o"), "noise": ("#E69F00", "s"), "adversarial": ("#0072B2", "^")}
 for kind, (colour, marker) in looks.items():
     ax.plot(robust[kind], alignment[kind], marker, color=colour, markersize=8)
-    ax.annotate(kind, (float(robust[kind].mean()), float(alignment[kind].max())), xytext=(0, 10), textcoords="offset points", color=colour, ha="center")
+    tip = float(robust[kind].mean()), float(alignment[kind].max())
+    word = {"textcoords": "offset points", "color": colour, "ha": "center"}
+    ax.annotate(kind, tip, xytext=(0, 10), **word)
 ax.set(xlabel="accuracy under PGD-20, ε = 0.1", ylabel="median alignment")
 ax.margins(0.2)
 plt.show()

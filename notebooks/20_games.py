@@ -633,7 +633,8 @@ fig, ax = plt.subplots(figsize=(6.4, 3.9))
 ax.axvline(1, color="black", linewidth=1)
 for row, (kind, (got, sure, steepest)) in enumerate(table.items()):
     colour = plots.OTHERS[row % 6]
-    ax.plot([got / sure / W, got / steepest / W], [row, row], color=colour, linewidth=5, alpha=0.5)
+    ends = [got / sure / W, got / steepest / W]
+    ax.plot(ends, [row, row], color=colour, linewidth=5, alpha=0.5)
     ax.plot(got / sure / W, row, "o", color=colour, markersize=8)
     if got / W < 1.2:
         ax.plot(got / W, row, "x", color="black", markersize=7)
@@ -781,7 +782,8 @@ def snapshot(ax, arm, t):
 
 
 fig, axes = plt.subplots(2, 4, figsize=(8, 4.2))
-for row, (arm, name) in enumerate({"groupsort": "kept", "groupsort-printed": "fresh"}.items()):
+pair = {"groupsort": "kept", "groupsort-printed": "fresh"}
+for row, (arm, name) in enumerate(pair.items()):
     for ax, t in zip(axes[row], gan.SHOWN[1:], strict=True):
         snapshot(ax, arm, t)
         if row == 0:
@@ -798,7 +800,8 @@ shown = [arm for arm in gan.ARMS if not arm.endswith("fast")]
 for arm in shown:
     dash = "--" if "printed" in arm else "-"
     drawn += ax.plot(steps, w1[arm].mean(0), dash, color=colours[arm.split("-")[0]])
-ax.set(xlabel="generator steps", ylabel="W₁ of 400 fresh samples", ylim=(0, 2), xlim=(0, 400))
+ax.set(xlabel="generator steps", ylabel="W₁ of 400 fresh samples")
+ax.set(ylim=(0, 2), xlim=(0, 400))
 fig.draw_without_rendering()
 plots.label_ends(drawn, [arm.replace("printed", "fresh") for arm in shown])
 plt.show()

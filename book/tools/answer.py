@@ -30,7 +30,8 @@ def ledger(setting: str, cell: str) -> np.ndarray:
 
 def told(values: np.ndarray) -> str:
     """Mean ± standard deviation over seeds."""
-    return f"{values.mean():+.3f} ± {values.std(ddof=1):.3f}".replace("-", "−")
+    text = f"{values.mean():+.3f} ± {values.std(ddof=1):.3f}".replace("-", "−")
+    return text.replace(" ", "\u00a0")  # a number is not broken over lines
 
 
 def apart(cell: str, setting: str = "small-a") -> str:
@@ -68,7 +69,7 @@ def on_digits() -> list[tuple[str, str, str, str]]:
     return [
         (
             "At steps of equal length, does the direction matter?",
-            f"Product direction {apart('product-h0.1')} nats, DDi {apart('ddi-h0.1')}; one "
+            f"Product direction {apart('product-h0.1')} nats, DDi\u00a0{apart('ddi-h0.1')}; one "
             f"gradient in steps five times shorter, same path, {apart('single-h0.02')}",
             f"{digits}; on test images the order is reversed",
             "14",

@@ -555,7 +555,7 @@ assert probe.config["model"] == "SmallNet"
 
 # %%
 def table(column):
-    """A column of the probe as (steps, batches, rules, lengths); incomplete probes are left out."""
+    """A column of the whole probes, as (steps, batches, rules, lengths)."""
     shape = (-1, probe.config["batches"], len(probe.config["rules"]), len(probe.config["t"]))
     size = math.prod(shape[1:])
     values = probe.metrics[column]
@@ -659,7 +659,8 @@ plt.show()
 # %% tags=["hide-input"]
 # NBVAL_IGNORE_OUTPUT
 source = long["pgd"].provenance
-print(f"{source['device']}, torch {source['torch']}, commit {source['commit'][:7]}, complete: {source['complete']}")
+print(f"{source['device']}, torch {source['torch']}", end=", ")
+print(f"commit {source['commit'][:7]}, complete: {source['complete']}")
 for arm in ("pgd", "pgd-normalised"):
     m = long[arm].metrics
     last_row = {key: m[key][-1] for key in ("robust", "clean", "train_loss", "norm")}

@@ -802,7 +802,8 @@ for measure in MEASURES:
         assert (abs(at[name, 0.3] - at[twin, 0.3]) < 0.01).all()
 
 # %%
-assert all(at_rate(name, lr) for name in FIVE for lr in RATES), "records of small-cifar10-lr are missing"
+missing = [(name, lr) for name in FIVE for lr in RATES if not at_rate(name, lr)]
+assert not missing, f"records of small-cifar10-lr are missing: {missing}"
 assert set(own.values()) == {0.3}
 assert not last("pgd", 1.0) and last("bundle", 1.0)[0] < 0.12
 assert all(last(name, 1.0)[0] > 0.18 for name in ("pgd-normalised", "ddi", "product"))
@@ -853,14 +854,17 @@ bottom.plot(at, length.T, color=plots.METHODS["PGD"]["color"], linewidth=0.8, al
 bottom.plot(at, length.mean(0), **plots.METHODS["PGD"])
 bottom.axhline(0.1, color=plots.METHODS["DDi"]["color"])
 bottom.annotate("raw FAST", (60, 0.4), color=plots.METHODS["PGD"]["color"])
-bottom.annotate("normalised, DDi", (22, 0.1), (0, -4), textcoords="offset points", va="top", color=plots.METHODS["DDi"]["color"])
+word = {"textcoords": "offset points", "va": "top"}
+word["color"] = plots.METHODS["DDi"]["color"]
+bottom.annotate("normalised, DDi", (22, 0.1), (0, -4), **word)
 bottom.set(yscale="log", xlabel="training step", ylabel="length of a step", ylim=(0.05, 4))
 plt.show()
 
 # %% tags=["hide-input"]
 # NBVAL_IGNORE_OUTPUT
 one = start["fast"][0]
-print(f"{one.provenance['device']}, data {one.provenance['data']}, commit {one.provenance['commit'][:7]}")
+made = one.provenance
+print(f"{made['device']}, data {made['data']}, commit {made['commit'][:7]}")
 print("training loss, steps 201 to 300, and robust validation accuracy (PGD-10, 300 images), n = 5")
 for name in FOUR:
     both = end[name], blocks(name, "robust")[:, -5:].mean(1)
@@ -876,7 +880,8 @@ for name in FOUR:
 sd = {a: end[a].std(ddof=1) for a in FOUR}
 spread_of = {a: max(0.02, 2 * max(sd[a], sd["fast-normalised"])) for a in FOUR}
 apart = {a: end[a] - end["fast-normalised"] for a in FOUR}
-assert abs(apart["ddi-fast"]).max() < 0.001 and blocks("ddi-fast", "cosine_min").min() > 0.9999
+assert abs(apart["ddi-fast"]).max() < 0.001
+assert blocks("ddi-fast", "cosine_min").min() > 0.9999
 assert apart["fast"].min() > spread_of["fast"]
 
 # %%

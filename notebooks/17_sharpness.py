@@ -302,7 +302,8 @@ for ρ in wide:
     for values, (a, b) in zip(lines.values(), pairs, strict=True):
         values.append(float((a - b).norm()))
 fig, ax = plt.subplots(figsize=(6.4, 4.4))
-looks = (("#0072B2", "o", "-"), ("#000000", "s", "--"), ("#D55E00", "^", "-"), ("#009E73", "D", ":"))
+colours = ("#0072B2", "#000000", "#D55E00", "#009E73")
+looks = tuple(zip(colours, "os^D", ("-", "--", "-", ":"), strict=True))
 drawn = [
     ax.loglog(wide, values, color=colour, marker=marker, linestyle=dash)[0]
     for values, (colour, marker, dash) in zip(lines.values(), looks, strict=True)

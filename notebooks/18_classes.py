@@ -625,9 +625,8 @@ for ax, (eps, records) in zip(axes, every.items(), strict=True):
     ax.errorbar(a, w, [w - bars[1], bars[2] - w], **style, zorder=4)
     for t, place in zip(sorted(classes.BUNDLE), zip(a, w, strict=True), strict=True):
         ax.annotate(f"{t:g}", place, (7, -4), textcoords="offset points", fontsize=10)
-    ax.plot(
-        *where(records, ["balanced"]), "o", color=plots.METHODS["PGD"]["color"], ms=10, zorder=6
-    )
+    dot = {"color": plots.METHODS["PGD"]["color"], "ms": 10, "zorder": 6}
+    ax.plot(*where(records, ["balanced"]), "o", **dot)
     ax.set(ylabel=f"worst class, ε = {eps}", xlabel="average")
 handles = [plt.Line2D([], [], color=c, marker=m, linestyle="") for c, m, _ in RIVALS.values()]
 texts = [text for *_, text in RIVALS.values()]

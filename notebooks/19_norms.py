@@ -473,7 +473,8 @@ assert (robust["adversarial"] > robust["noise"]).all()
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-19-alignment", "caption": "Alignment rises with adversarial training, and about as much with noise; robustness tells the two apart. Each mark is one network."}, "image": {"alt": "Scatter plot of nine marks, median alignment against accuracy under attack. Three grey marks of plain training at the lower left; three of random signs, higher in alignment and a little more to the right; three of adversarial training far to the right, about as high as those of random signs."}}
 fig, ax = plt.subplots(figsize=(6.0, 3.6))
-looks = {"plain": ("#4D4D4D", "o"), "noise": ("#E69F00", "s"), "adversarial": ("#0072B2", "^")}
+looks = {"plain": ("#4D4D4D", "o"), "noise": ("#E69F00", "s")}
+looks["adversarial"] = "#0072B2", "^"
 for kind, (colour, marker) in looks.items():
     ax.plot(robust[kind], alignment[kind], marker, color=colour, markersize=8)
     tip = float(robust[kind].mean()), float(alignment[kind].max())

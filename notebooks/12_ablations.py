@@ -839,7 +839,8 @@ end = {arm: values[:, -5:].mean(1) for arm, values in loss.items()}  # primary o
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-12-resnet", "caption": "ResNet-18, FAST, 300 steps, five seeds (one standard deviation shaded). Top: training loss, mean over blocks of 20 steps; DDi lies on normalised FAST. Bottom: lengths of the steps. Raw FAST overshoots in the first block, is level after 80 steps, and falls behind although its steps are then as long as the others'. Grey band: lengths alike, as fixed before the runs."}, "image": {"alt": "Two panels against the training step. Top: the losses of normalised FAST and of DDi coincide and fall from 2.9 to 2.24; raw FAST starts off the scale, meets them near step 100 at 2.4 and stays above, at 2.32 in the end. Bottom, logarithmic: normalised steps are 0.1 long, raw ones start at 2.2, fall below 0.2 within 80 steps and reach 0.11."}}
 fig, (top, bottom) = plt.subplots(2, 1, figsize=(6.4, 6.8), sharex=True)
 at = 20 * np.arange(1, 16)
-DRAWN = {"fast": ("PGD", "raw FAST"), "fast-normalised": ("PGD normalised", ""), "ddi-fast": ("DDi", "DDi on normalised FAST")}
+DRAWN = {"fast": ("PGD", "raw FAST"), "fast-normalised": ("PGD normalised", "")}
+DRAWN["ddi-fast"] = "DDi", "DDi on normalised FAST"
 for name, (look, label) in DRAWN.items():
     style = plots.METHODS[look]
     middle, sd = loss[name].mean(0), loss[name].std(0, ddof=1)
@@ -865,7 +866,8 @@ plt.show()
 one = start["fast"][0]
 made = one.provenance
 print(f"{made['device']}, data {made['data']}, commit {made['commit'][:7]}")
-print("training loss, steps 201 to 300, and robust validation accuracy (PGD-10, 300 images), n = 5")
+print("training loss, steps 201 to 300, and robust accuracy")
+print("(validation, PGD-10, 300 images), n = 5")
 for name in FOUR:
     both = end[name], blocks(name, "robust")[:, -5:].mean(1)
     told = "    ".join(f"{v.mean():.3f} ± {v.std(ddof=1):.3f}" for v in both)

@@ -632,7 +632,8 @@ handles = [plt.Line2D([], [], color=c, marker=m, linestyle="") for c, m, _ in RI
 texts = [text for *_, text in RIVALS.values()]
 for method, text in (("bundle", "bundle (with t)"), ("PGD", "balanced")):
     look = plots.METHODS[method]
-    handles.append(plt.Line2D([], [], color=look["color"], marker=look["marker"], linestyle=""))
+    mark = {key: look[key] for key in ("color", "marker")}
+    handles.append(plt.Line2D([], [], linestyle="", **mark))
     texts.append(text)
 axes[0].legend(handles, texts, loc="lower left", ncols=2)
 plt.show()

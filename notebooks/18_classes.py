@@ -462,7 +462,8 @@ ax.plot(*places.T, "o", color="black")
 ax.add_patch(plt.Circle(centre.tolist(), float(radius), fill=False, color="#888888"))
 words = {"PGD": "worst class alone", "DDi": "least norm", "bundle": "bundle"}
 for method, text in words.items():
-    ax.plot(*ways[method].T, **(plots.METHODS[method] | {"label": text, "markersize": 5}))
+    style = plots.METHODS[method] | {"label": text, "markersize": 5}
+    ax.plot(*ways[method].T, **style)
 ax.plot(*centre, "*", color="#F0E442", markeredgecolor="black", markersize=15, zorder=5)
 ax.set(aspect="equal")
 ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=3)
@@ -628,7 +629,10 @@ for ax, (eps, records) in zip(axes, every.items(), strict=True):
     dot = {"color": plots.METHODS["PGD"]["color"], "ms": 10, "zorder": 6}
     ax.plot(*where(records, ["balanced"]), "o", **dot)
     ax.set(ylabel=f"worst class, ε = {eps}", xlabel="average")
-handles = [plt.Line2D([], [], color=c, marker=m, linestyle="") for c, m, _ in RIVALS.values()]
+handles = [
+    plt.Line2D([], [], color=c, marker=m, linestyle="")
+    for c, m, _ in RIVALS.values()
+]
 texts = [text for *_, text in RIVALS.values()]
 for method, text in (("bundle", "bundle (with t)"), ("PGD", "balanced")):
     look = plots.METHODS[method]

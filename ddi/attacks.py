@@ -253,7 +253,7 @@ class Ascent:
                 size = attack.alpha
                 if attack.schedule is not None:
                     size *= finite(f"schedule({step})", attack.schedule(step), low=0.0)
-                finite("alpha", size, 0.0, torch.finfo(x.dtype).max)
+                    finite("alpha", size, 0.0, torch.finfo(x.dtype).max)
                 delta = project(delta + attack.step(gradient, x + delta, size))
             if attack.keep == "best":
                 with torch.no_grad():

@@ -224,10 +224,14 @@ class Shift:
         return bool(self.weight_decay) or self.penalty is not None
 
     def at(self, through: Passes, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Its gradient over the whole batch, ``(d,)``, and its value, in the model's own mode."""
-        theta = through.flat()
-        row, value = self.weight_decay * theta, theta.double().square().sum()
-        value *= self.weight_decay / 2
+        """Its gradient over the whole batch, ``(d,)``, and its value, in the model's own mode; both
+        a single 0 where nothing is shifted.
+        """
+        row = value = torch.zeros((), dtype=torch.float64)  # of no axes: it fits any device, dtype
+        if self.weight_decay:
+            theta = through.flat()
+            row, value = self.weight_decay * theta, theta.double().square().sum()
+            value *= self.weight_decay / 2
         if self.penalty is None:
             return row, value
         if isinstance(through.loss, Objective):
@@ -281,9 +285,7 @@ def sound(model: nn.Module, loss: LossLike, x: Tensor, y: Tensor) -> bool:
     try:
         with torch.enable_grad():
             value = inner(loss, model, x, y)(torch.zeros_like(x)).mean()
-            gradients = torch.autograd.grad(
-                value, list(trainable(model).values()), allow_unused=True
-            )
+            gradients = _checks.derivatives(value, list(trainable(model).values()))
     except (ValueError, RuntimeError):
         return True  # another mistake
     largest = max(float(g.double().norm()) for g in gradients if g is not None)

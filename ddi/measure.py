@@ -106,7 +106,7 @@ def _inline(name: str, given: str) -> dict[str, Any]:
 
 
 def _check_network(record: Record, model: nn.Module, data: str) -> None:
-    if record.provenance.get("network", network(model)) != network(model):
+    if record.provenance.get("network", here := network(model)) != here:
         raise ValueError(
             f"{record.name}: the network that was trained is another one than its record describes "
             f"for {data}; say how it is made with --network, or evaluate it from Python"

@@ -240,8 +240,8 @@ def check_model(model: nn.Module, data: Dataset) -> int:
     x = data.x_train[:2].clone()  # a model may normalise in place
     with torch.random.fork_rng(), frozen(eager(model)), torch.enable_grad():
         found = check.logits(check.answer(eager(model), x), len(x))
-    if leaves_of(found):  # the parameters have no gradient here
-        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves_of(found))
+    if aside := leaves_of(found):  # the parameters have no gradient here
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in aside)
         raise ValueError(
             "model must hold the trainable tensors that it uses as parameters of its modules, got "
             f"others of shape {shapes} (a layer in a plain list? one that is not to be trained "

@@ -26,6 +26,7 @@ from ledger import Passes, Stack
 from torch import Tensor
 
 import ddi
+from ddi.checkpoint import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 EPSILONS, SEEDS = (0.15, 0.1), tuple(range(100, 120))
@@ -215,9 +216,7 @@ def run(cell: Cell, out: Path) -> str:
     record |= {"cpu_seconds": round(time.process_time() - begun, 1)}
     record |= {"provenance": ddi.provenance(data)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    written = path.with_suffix(".tmp")
-    written.write_text(json.dumps(record) + "\n", encoding="utf-8")
-    written.replace(path)
+    write_atomically(path, (json.dumps(record) + "\n").encode())
     hit, of = (torch.tensor(outcome[f"validation_{k}"]) for k in ("robust", "images"))
     share = hit / of
     return (

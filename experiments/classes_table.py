@@ -1,26 +1,28 @@
 """The analysis that experiments/classes.md fixed, of the records that are there."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ledger_table import equivalent, holm, interval, p_value, shown, table, two_sided
+from ledger_table import (
+    Records,
+    equivalent,
+    holm,
+    interval,
+    p_value,
+    read,
+    shown,
+    table,
+    two_sided,
+)
 from numpy.typing import NDArray
 from scipy import stats
 
 Array = NDArray[np.float64]
-Records = dict[str, dict[str, Any]]  # the records of one radius by the names of their cells
 
 BASE, METHODS = "balanced", ("bundle", "cfol", "hedge", "tilt", "cvar")
 MARGIN, ALLOWANCE = 0.01, 0.01
 MIXES = np.linspace(0, 1, 11)  # shares of the average in what a choice of cell maximises
-
-
-def read(folder: Path) -> Records:
-    """The complete records of a radius."""
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
-    return {r["cell"]["name"]: r for r in sorted(records, key=lambda r: r["cell"]["name"])}
 
 
 def hits(record: dict[str, Any], part: str, key: str = "robust") -> tuple[Array, Array]:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import celu
 
 import ddi
-from ddi.checkpoint import save_atomically
+from ddi.checkpoint import save_atomically, write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 EPS = 0.2
@@ -375,9 +375,7 @@ def run(
     record = {"setting": asdict(setting), "cell": asdict(cell), "outcome": course.outcome()}
     record |= {"path": course.path.tolist(), "unsolved": course.unsolved, "probes": course.seen}
     record |= {"cpu_seconds": round(time.process_time() - begun, 1), "provenance": source}
-    written = path.with_suffix(".tmp")
-    written.write_text(json.dumps(record) + "\n", encoding="utf-8")
-    written.replace(path)
+    write_atomically(path, (json.dumps(record) + "\n").encode())
     kept.unlink(missing_ok=True)
     mean = torch.tensor(record["outcome"]["phi_train"]).mean()
     print(f"{setting.name}/{cell.name}: phi {mean:.4f}, {record['cpu_seconds']} s", flush=True)

@@ -236,16 +236,25 @@ def raw_steps(records: Records) -> str:
     return table([*head, f"within ± {MARGIN:g}"], rows) if rows else ""
 
 
-def doses(out: Path) -> str:
-    """Gain over single beside 1 − cosine, by batch."""
-    rows = []
+def gains(out: Path) -> dict[tuple[str, str], tuple[float, np.ndarray]]:
+    """Dose and response by batch and rule: mean 1 − cosine of single, and its φ minus the rule's, a
+    value a seed.
+    """
+    found = {}
     for name in ("batch-8", "batch-64", "batch-512", "small-a"):
         records = read(out / name)
         for rule in ("ddi-h0.1", "product-h0.1"):
             if BASE in records and rule in records:
                 gain = outcome(records[BASE]) - outcome(records[rule])
-                cosine = (1 - probes(records[BASE], "cosine")).mean()
-                rows.append([name, rule, f"{cosine:.4f}", shown(interval(gain))])
+                found[name, rule] = float((1 - probes(records[BASE], "cosine")).mean()), gain
+    return found
+
+
+def doses(out: Path) -> str:
+    """Gain over single beside 1 − cosine, by batch."""
+    rows = [
+        [*key, f"{dose:.4f}", shown(interval(gain))] for key, (dose, gain) in gains(out).items()
+    ]
     return table(["batch", "rule", "1 − cosine (single)", "gain [95 %]"], rows) if rows else ""
 
 

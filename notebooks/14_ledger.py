@@ -833,9 +833,7 @@ print(
     "raw steps: "
     + ("; ".join(f"{n} φ {φ_end(n).mean():.3f}" for n in raw) or "not recorded yet")
 )
-dose = [line for line in table.doses(RECORDS).splitlines() if line.startswith("| batch-")]
 print(f"raw product − single at rate 1: {told(apart('raw-product-1', 'raw-single-1'))}")
-print("\n".join(dose) or "batches of 8, 64 and 512: not recorded yet")
 
 # %% [markdown]
 # (check-14-14)=
@@ -970,15 +968,9 @@ print(f"at the end {told(harm)}; at the fifth probe {early[0] - early[1]:+.3f}")
 
 # %% tags=["hide-input"]
 # NBVAL_IGNORE_OUTPUT
-gains = {}
-for name in ("batch-8", "batch-64", "batch-512", "small-a"):
-    there = table.read(RECORDS / name)
-    dose = (1 - table.probes(there[table.BASE], "cosine")).mean()
-    for rule in ("ddi-h0.1", "product-h0.1"):
-        if rule in there:
-            gain = table.outcome(there[table.BASE]) - table.outcome(there[rule])
-            gains[name, rule] = dose, gain
-            print(f"{name:10} {rule:13} 1 − cosine {dose:.4f}   gain {told(gain)}")
+gains = table.gains(RECORDS)
+for (name, rule), (dose, gain) in gains.items():
+    print(f"{name:10} {rule:13} 1 − cosine {dose:.4f}   gain {told(gain)}")
 
 # %% [markdown]
 # (check-14-18)=

@@ -4,9 +4,9 @@ python book/tools/answer.py            prints it
 python book/tools/answer.py --write    puts it between the marks in README.md and book/intro.md
 """
 
-import json
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,9 @@ import numpy as np
 import ddi
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "experiments"))
+import ledger_table  # noqa: E402
+
 MARKS = "<!-- answer: made by book/tools/answer.py -->\n", "<!-- end of the answer -->\n"
 PAGES = {
     "README.md": "[{n}](notebooks/{file}.ipynb)",
@@ -22,10 +25,7 @@ PAGES = {
 CHAPTERS = {"03": "03_corollary", "11": "11_cifar10", "12": "12_ablations", "14": "14_ledger"}
 
 
-def ledger(setting: str, cell: str) -> np.ndarray:
-    """The primary outcome of a cell of the ledger: robust loss on the training images, a seed."""
-    text = (ROOT / "results" / "ledger" / setting / f"{cell}.json").read_text(encoding="utf-8")
-    return np.array(json.loads(text)["outcome"]["phi_train"])
+ledger = cache(ledger_table.read)  # the cells of a setting's folder
 
 
 def told(values: np.ndarray) -> str:
@@ -36,7 +36,8 @@ def told(values: np.ndarray) -> str:
 
 def apart(cell: str, setting: str = "small-a") -> str:
     """Paired differences to one gradient in steps of .1."""
-    return told(ledger(setting, cell) - ledger(setting, "single-h0.1"))
+    cells = ledger(ROOT / "results" / "ledger" / setting)
+    return told(ledger_table.outcome(cells[cell]) - ledger_table.outcome(cells[ledger_table.BASE]))
 
 
 def first_steps(arm: str) -> np.ndarray:
@@ -49,6 +50,7 @@ def first_steps(arm: str) -> np.ndarray:
     return np.array([found[seed] for seed in sorted(found)])
 
 
+@cache
 def rows() -> list[tuple[str, str, str, str]]:
     """Question, what was found, where and how far, chapter."""
     return [

@@ -258,7 +258,7 @@ class Course:
 
     def attack(self, attack: ddi.PGD, x: Tensor, y: Tensor, m: int, key: int) -> Tensor:
         """``m`` restarts, ``(m, S * B, ...)``, a whole stack at a time."""
-        return attack.restarts(self.stack, x, y, m, self.random(key), chunk=len(x))
+        return attack.restarts(self.stack, x, y, m, self.random(key), batch_size=len(x))
 
     def phi(self, attack: ddi.PGD, x: Tensor, y: Tensor, m: int, key: int) -> Tensor:
         """Mean over the images of the largest loss found, ``(S,)``."""

@@ -52,7 +52,7 @@ def restarts(
 ) -> Tensor:
     """``count`` perturbations of the batch, from starts that only ``seed`` decides."""
     draw = torch.Generator(x.device).manual_seed(seed)
-    return attack.restarts(model, x, y, count, draw, chunk=512 if x.is_cuda else None)
+    return attack.restarts(model, x, y, count, draw, batch_size=512 if x.is_cuda else None)
 
 
 def move(model: nn.Module, step: Tensor) -> nn.Module:

@@ -6,7 +6,7 @@
     python experiments/classes.py --table         # the analysis of what is recorded
 
 The design, fixed before any run, is experiments/classes.md. Writes results/classes/eps<eps>/
-<cell>.json. The networks of all seeds are trained side by side (``Stack`` of the ledger).
+<cell>.json. The networks of all seeds are trained side by side (``stack.py``).
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ledger import Passes, Stack
+from stack import Passes, Stack
 from torch import Tensor
 
 import ddi

@@ -26,7 +26,7 @@ __all__ = [
     "Precision",
     "call",
     "displaced",
-    "draws",
+    "draws_numbers",
     "eager",
     "frozen",
     "once",
@@ -187,7 +187,7 @@ def call(model: nn.Module, parameters: Mapping[str, Tensor], images: Tensor) -> 
             holder[key] = held
 
 
-def draws(model: nn.Module, run: Callable[[], object]) -> bool:
+def draws_numbers(model: nn.Module, run: Callable[[], object]) -> bool:
     """Whether ``run()`` draws from torch's generators or from one that a module of ``model`` holds;
     what it draws is put back.
     """

@@ -25,7 +25,7 @@ from ddi.checkpoint import Checkpoints, save_atomically
 from ddi.data import Dataset, crop_and_flip
 from ddi.evaluate import by_class, clean_accuracy, standing
 from ddi.gradients import assign_gradient
-from ddi.identity import constants, flat, network
+from ddi.identity import constants, flat, network_hash
 from ddi.parallel import average_buffers, on_first, rank, sent
 from ddi.plan import (
     Phase,
@@ -111,7 +111,7 @@ def train(
     own = {"data": data.name, "model": {"name": f"python:{type(eager(model)).__name__}"}}
     config = config_of(setting, plan, evaluation, sampler) | own | words.table("about", about or {})
     source = provenance(data, data.x_train.device, data.x_train.dtype)
-    source["network"] = network(model)
+    source["network"] = network_hash(model)
     source["constants"] = constants(model, data.x_train[:2])
     source["frozen"] = [n for n, p in eager(model).named_parameters() if not p.requires_grad]
     run = flat(config) | flat({key: source[key] for key in DECIDES})

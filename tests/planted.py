@@ -247,7 +247,7 @@ PLANTED = [
     F("the attacks' generator is not restored", "trainer", "_Training.load_state_dict", "self.attacks.set_state(state['attacks'])", "pass", "trainer.an_interrupted_run_goes_on_and_is_the_uninterrupted_one"),
     F("the network's own random numbers are not restored", "trainer", "_Training.load_state_dict", "torch.random.set_rng_state(state['torch'])", "pass", "trainer.an_interrupted_run_goes_on_and_is_the_uninterrupted_one"),
     F("the dtype of the data is not recorded", "trainer", "train", "provenance(data, data.x_train.device, data.x_train.dtype)", "provenance(data, data.x_train.device)", "trainer.the_dtype_is_recorded"),
-    F("the network is no part of what decides a run", "trainer", "train", "network(model)", "''", "trainer.another_run_is_told_apart_and_nothing_of_the_first_is_touched"),
+    F("the network is no part of what decides a run", "trainer", "train", "network_hash(model)", "''", "trainer.another_run_is_told_apart_and_nothing_of_the_first_is_touched"),
     # files of a run
     F("the data are no part of what decides a run", "record", "", "('data_sha256', 'device_type', 'dtype', 'network', 'constants', 'frozen')", "('device_type', 'dtype', 'network', 'constants', 'frozen')", "trainer.another_run_is_told_apart_and_nothing_of_the_first_is_touched"),
     F("a checkpoint of another run is used", "checkpoint", "Checkpoints._check", "self.run is not None and (words := differences(run, self.run))", "False", "trainer.another_run_is_told_apart_and_nothing_of_the_first_is_touched"),
@@ -289,7 +289,7 @@ PLANTED = [
     F("every process takes the same samples", "parallel", "own", "slice(rank() * size, (rank() + 1) * size)", "slice(0, size)", "parallel.a_batch_that_cannot_be_shared_is_refused"),
     F("a batch that cannot be shared is cut silently", "parallel", "own", "count % world()", "False", "parallel.a_batch_that_cannot_be_shared_is_refused"),
     F("running statistics of the processes are summed", "parallel", "average_buffers", "buffer.div_(world())", "buffer", "parallel.two_processes_are_one"),
-    F("a network's own code is not in its identity", "identity", "network", "reading.written(module, whole=False)", "[]", "trainer.all_that_decides_a_network_of_ones_own_is_in_its_identity"),
+    F("a network's own code is not in its identity", "identity", "network_hash", "reading.written(module, whole=False)", "[]", "trainer.all_that_decides_a_network_of_ones_own_is_in_its_identity"),
     # figures and benchmarks
     F("seeds are not cut to the shortest", "plots", "curves", "min(len(record.metrics[y]) for record in arms[arm])", "max(len(record.metrics[y]) for record in arms[arm])", "plots.seeds_are_cut_to_the_shortest_and_records_without_rows_passed_over"),
     F("the band is on one side", "plots", "curves", "mean - spread", "mean", "plots.curves_are_means_with_a_standard_deviation"),

@@ -17,7 +17,7 @@ from torch import nn
 import ddi
 from ddi import PGD, Normalize, Rule, Setting, digits, train
 from ddi.adversary import Attack
-from ddi.identity import as_table, constants, flat, network
+from ddi.identity import as_table, constants, flat, network_hash
 from ddi.naming import named
 from ddi.record import AlreadyComplete
 
@@ -113,7 +113,7 @@ def test_the_hash_of_a_network_is_that_of_the_records_of_old():
     lines += ["1: ddi.models.Normalize []", "1.mean: (1, 1, 1) torch.float32"]
     lines += ["1.std: (1, 1, 1) torch.float32"]
     model = nn.Sequential(nn.Flatten(), Normalize((0.5,), (0.25,)))
-    assert network(model) == hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    assert network_hash(model) == hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 # --------------------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def test_an_object_is_told_apart_by_what_it_holds(config):
     space = made(NAMES)
     one, same, other = (named(space["Holder"](config(eps))) for eps in (0.1, 0.1, 0.2))
     assert one == same != other
-    nets = [network(space["Net"](config(eps))) for eps in (0.1, 0.1, 0.2)]
+    nets = [network_hash(space["Net"](config(eps))) for eps in (0.1, 0.1, 0.2)]
     weights = isinstance(config(0.1), nn.Module)  # of a network these are no part of it
     assert nets[0] == nets[1] and (nets[1] != nets[2]) != weights
 
@@ -206,12 +206,12 @@ def test_an_object_is_told_apart_by_what_it_holds(config):
 def test_a_class_is_told_apart_by_its_attributes_and_code():
     one, same, other = made(NAMES), made(NAMES), made(NAMES | {"SLOPE": 0.2})
     for make in ("Net", "Own"):
-        value = network if make == "Net" else lambda thing: flat(as_table(thing))
+        value = network_hash if make == "Net" else lambda thing: flat(as_table(thing))
         assert value(one[make]()) == value(same[make]()) != value(other[make]())
     assert named(one["Options"]) != named(other["Options"])
     moved = one["Net"]()
     moved.layer.weight.data += 1
-    assert network(moved) == network(same["Net"]())  # weights are no part of it
+    assert network_hash(moved) == network_hash(same["Net"]())  # weights are no part of it
 
 
 def test_what_the_package_itself_names_keeps_its_name():
@@ -232,7 +232,9 @@ def test_what_holds_itself_has_a_name_and_says_what_it_does():
 
     one, same, other = patched(1.0), patched(1.0), patched(2.0)
     one[2].weight.data += 1  # of itself, whose weights do not count
-    assert network(one) == network(same) != network(other) != network(normalised())
+    assert (
+        network_hash(one) == network_hash(same) != network_hash(other) != network_hash(normalised())
+    )
 
     class Holder:
         def __init__(self, eps):

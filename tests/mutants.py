@@ -25,6 +25,7 @@ import os
 import queue
 import random
 import re
+import resource
 import shutil
 import signal
 import sys
@@ -154,9 +155,12 @@ def digest() -> str:
     return sha.hexdigest()[:16]
 
 
-def _pytest(folder: Path, module: str, tests: tuple[str, ...]) -> None:
-    """Run test files, or single tests, in this tree; leaves the process with pytest's status."""
+def _pytest(folder: Path, module: str, tests: tuple[str, ...], seconds: int) -> None:
+    """Run test files, or single tests, in this tree; leaves the process with pytest's status, or
+    is killed where it, or a process that it starts, computes for more than so many seconds.
+    """
     os.setsid()
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
     os.chdir(folder)
     os.environ |= {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     sys.dont_write_bytecode = True
@@ -185,12 +189,14 @@ class Tree:
                 shutil.copy(ROOT / part, folder / part)
 
     def test(self, names: tuple[str, ...], seconds: float, module: str = "ddi") -> int | None:
-        """Exit status of test files or tests: 0 passed, 1 failed; ``None``: they took too long."""
-        process = FORKS.Process(target=_pytest, args=(self.folder, module, names))
+        """Exit status of test files or tests: 0 passed, 1 failed; ``None``: they took too long,
+        in seconds of computing, so that other programs on the machine change nothing.
+        """
+        process = FORKS.Process(target=_pytest, args=(self.folder, module, names, int(seconds)))
         process.start()
         try:
-            process.join(seconds)
-            return process.exitcode
+            process.join(10 * seconds)  # one that sleeps does not compute
+            return None if process.exitcode == -signal.SIGXCPU else process.exitcode
         finally:
             try:
                 os.killpg(process.pid or 0, signal.SIGKILL)  # and what the tests left behind

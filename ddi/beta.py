@@ -50,15 +50,15 @@ class BETA(PGD):
     def _ascend(
         self,
         model: Model,
-        passes: Precision,
+        precision: Precision,
         x: Tensor,
         y: Tensor,
         start: Tensor,
-        chunk: int | None,
+        batch_size: int | None,
     ) -> Tensor:
         def network(images: Tensor) -> Tensor:
             with frozen(model), torch.no_grad():
-                output = passes.forward(lambda images: answer(model, images), images)
+                output = precision.forward(lambda images: answer(model, images), images)
             return logits(output, len(images))
 
         classes = network(x).shape[1]
@@ -68,10 +68,10 @@ class BETA(PGD):
         rivals = (y + torch.arange(1, classes, device=y.device)[:, None]) % classes
         pair = torch.stack([y.expand_as(rivals), rivals], -1).flatten(0, 1)
         many = [v.repeat(classes - 1, *[1] * (x.ndim - 1)) for v in (x, start)]
-        pieces = zip(*(torch.split(v, chunk or len(pair)) for v in (*many, pair)), strict=True)
+        pieces = zip(*(torch.split(v, batch_size or len(pair)) for v in (*many, pair)), strict=True)
         found, margins = [], []
         for some, begin, both in pieces:
-            delta = Ascent(self, _towards, model, passes, some, both, begin).run()
+            delta = Ascent(self, _towards, model, precision, some, both, begin).run()
             found.append(delta)
             margins.append(margin_loss(network(some + delta), both[:, 0]))
         best = torch.cat(margins).view(rivals.shape).argmax(0)

@@ -114,8 +114,8 @@ def displaced(model: nn.Module, flat: Tensor) -> Iterator[None]:
     _checks.float_tensor("flat", flat, shape=(sum(sizes),))
     before = [p.detach().clone() for p in parameters]
     try:
-        for p, part in zip(parameters, torch.split(flat.detach(), sizes), strict=True):
-            p.data.add_(part.view_as(p))
+        for p, piece in zip(parameters, torch.split(flat.detach(), sizes), strict=True):
+            p.data.add_(piece.view_as(p))
         yield
     finally:
         for p, value in zip(parameters, before, strict=True):

@@ -166,8 +166,8 @@ class _Training:
         evaluation: AttackLike,
         record: RunWriter | None,
     ) -> None:
-        part, self.x_val, self.y_val = data.hold_out(setting.validation)
-        self.x, self.y, self.device = part.x_train, part.y_train, part.x_train.device
+        rest, self.x_val, self.y_val = data.hold_out(setting.validation)
+        self.x, self.y, self.device = rest.x_train, rest.y_train, rest.x_train.device
         self.model, self.setting, self.plan = model, setting, plan
         self.evaluation, self.record = evaluation, record
         self.batches, self.attacks = (
@@ -197,7 +197,7 @@ class _Training:
             "torch": torch.random.get_rng_state(),
             "cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
             "classes": None if self.draws is None else self.draws.weights,
-            "memories": [part.state_dict() for part in memories(self.plan)],
+            "memories": [memory.state_dict() for memory in memories(self.plan)],
             "at": {f.name: getattr(self.at, f.name) for f in fields(self.at)},
         }
 
@@ -212,8 +212,8 @@ class _Training:
             torch.cuda.set_rng_state(state["cuda"], self.device)
         if self.draws is not None:
             self.draws.weights = state["classes"].to(self.device)
-        for part, held in zip(memories(self.plan), state.get("memories", []), strict=False):
-            part.load_state_dict(held)
+        for memory, held in zip(memories(self.plan), state.get("memories", []), strict=False):
+            memory.load_state_dict(held)
         self.at = _At(**state["at"])
         if self.record is not None:
             self.record.resume(self.at.rows, self.at.seconds)

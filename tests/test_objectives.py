@@ -174,7 +174,7 @@ def test_every_rule_combines_the_columns_of_an_objective(loss, formula):
         torch.testing.assert_close(got.gradient, want, atol=1e-7, rtol=1e-6)
         assert got.loss == pytest.approx(values.mean().item())
     free = product_point(
-        model, x, y, deltas, "matrix-free", loss=loss, max_iter=3000, tol=1e-5, certify=True
+        model, x, y, deltas, "matrix-free", loss=loss, max_iter=3000, tol=1e-5, measure_gap=True
     )
     assert (free.vector - want).square().sum() <= free.gap + 1e-9
     assert free.gap <= 1e-3 * want.square().sum()
@@ -309,10 +309,10 @@ def test_beta_has_restarts_and_no_forward_pass_larger_than_asked():
     sizes, beta = [], BETA(0.2, 0.05, 3)
     whole = beta.restarts(model, x, y, 3, drawn())
     model.register_forward_hook(lambda module, inputs, _: sizes.append(len(inputs[0])))
-    pieces = beta.restarts(model, x, y, 3, drawn(), chunk=10)
+    pieces = beta.restarts(model, x, y, 3, drawn(), batch_size=10)
     assert max(sizes) <= 10
     torch.testing.assert_close(pieces, whole)
-    part = beta.restarts(model, x, y, 3, drawn(), part=slice(2, 5))
+    part = beta.restarts(model, x, y, 3, drawn(), only=slice(2, 5))
     torch.testing.assert_close(part, whole[:, 2:5])
     assert (whole[0] - whole[1]).abs().max() > 0.01
 
@@ -502,8 +502,8 @@ def test_what_passes_move_moves_once_with_objectives_and_penalties(loss, name, o
 class Fixed(PGD):
     """One perturbation, whatever the model."""
 
-    def restarts(self, model, x, y, m, generator=None, chunk=None, part=slice(None)):
-        return (0.1 * torch.ones_like(x[part])).expand(m, *x[part].shape)
+    def restarts(self, model, x, y, m, generator=None, batch_size=None, only=slice(None)):
+        return (0.1 * torch.ones_like(x[only])).expand(m, *x[only].shape)
 
 
 def test_the_penalty_is_in_the_mode_of_the_columns():

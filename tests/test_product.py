@@ -164,7 +164,7 @@ def test_what_the_line_search_proves_is_true(steps):
         model, x, y, deltas = problem(5, 4, seed=seed)
         best = product_point(model, x, y, deltas).vector
         free = product_point(
-            model, x, y, deltas, "matrix-free", max_iter=steps, tol=0.0, certify=False
+            model, x, y, deltas, "matrix-free", max_iter=steps, tol=0.0, measure_gap=False
         )
         same = product_point(model, x, y, deltas, "matrix-free", max_iter=steps, tol=0.0)
         torch.testing.assert_close(free.vector, same.vector)

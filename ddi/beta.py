@@ -56,12 +56,13 @@ class BETA(PGD):
         start: Tensor,
         batch_size: int | None,
     ) -> Tensor:
-        def network(images: Tensor) -> Tensor:
+        def logits_of(images: Tensor) -> Tensor:
             with frozen(model), torch.no_grad():
                 output = precision.forward(lambda images: answer(model, images), images)
             return logits(output, len(images))
 
-        classes = network(x).shape[1]
+        # two images: of one alone a BatchNorm without running statistics makes nothing
+        classes = logits_of(x[:2].clone()).shape[1]
         labels("y", y, len(x), classes)
         if classes < 2:
             raise ValueError("model must have two classes or more, got one logit")
@@ -73,7 +74,7 @@ class BETA(PGD):
         for some, begin, both in pieces:
             delta = Ascent(self, _towards, model, precision, some, both, begin).run()
             found.append(delta)
-            margins.append(margin_loss(network(some + delta), both[:, 0]))
+            margins.append(margin_loss(logits_of(some + delta), both[:, 0]))
         best = torch.cat(margins).view(rivals.shape).argmax(0)
         each = torch.cat(found).view(classes - 1, *x.shape)
         return each[best, torch.arange(len(x), device=x.device)]

@@ -307,7 +307,8 @@ class Rule:
             more = weigh(weights.view(m, count)[:, group], gap)
         else:
             more = weigh(weights, gap) | cosines(problem)
-        return Step(gradient, loss, {"parameters": d, "norm": float(gradient.norm())} | more)
+        norm = float(still_finite("the gradient", gradient.norm()))
+        return Step(gradient, loss, {"parameters": d, "norm": norm} | more)
 
     def _groups(
         self, through: Passes, x: Tensor, y: Tensor, deltas: Tensor
@@ -328,7 +329,8 @@ class Rule:
             row, value = shift.at(through, x, y)
         assert (most := self.max_iter) is not None  # it has a default
         point = frank_wolfe(through, x, y, deltas, 1e-6, most, measure_gap=False, shift=row)
-        more = {"parameters": len(point.vector), "norm": float(point.vector.norm())}
+        norm = float(still_finite("the gradient", point.vector.norm()))
+        more = {"parameters": len(point.vector), "norm": norm}
         loss = float(still_finite("the loss", point.losses.mean() + value))
         return Step(point.vector, loss, more | weigh(point.weights, point.gap))
 

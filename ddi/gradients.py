@@ -6,7 +6,6 @@ autocast that the caller has switched on, and nothing else does: from the logits
 dtype of the images.
 """
 
-import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,7 +32,6 @@ __all__ = [
     "columns",
     "move",
     "passes",
-    "sound",
 ]
 
 
@@ -240,7 +238,9 @@ class Shift:
 
         def terms() -> Tensor:
             found = penalty.terms(through.inner(x, y), x, *self.points)
-            return _checks.float_tensor("the penalty's terms", found, shape=(len(x),))
+            return _checks.float_tensor(
+                "the penalty's terms", found, 1, (len(x),), all_finite=False
+            )
 
         mean = total(through.gradient_of(terms, k, slope).double().sum()) / k
         weight = penalty.weigh(float(mean))
@@ -271,23 +271,6 @@ def move(through: Passes, x: Tensor, delta: Tensor, y: Tensor) -> None:
     if any(module.training for module in through.model.modules()):
         with torch.no_grad():
             through.losses(x, delta, y)
-
-
-def sound(model: nn.Module, loss: LossLike, x: Tensor, y: Tensor) -> bool:
-    """Whether weights, loss and gradient of the clean images are finite and small enough to square:
-    where not, training has diverged.
-    """
-    if not all(torch.isfinite(p).all() for p in model.parameters()):
-        return False
-    model = eager(model)
-    try:
-        with torch.enable_grad():
-            value = inner(loss, model, x, y)(torch.zeros_like(x)).mean()
-            gradients = _checks.derivatives(value, list(trainable(model).values()))
-    except (ValueError, RuntimeError):
-        return True  # another mistake
-    largest = max(float(g.double().norm()) for g in gradients if g is not None)
-    return math.isfinite(value.item()) and largest < 1e18
 
 
 def assign_gradient(model: nn.Module, flat: Tensor) -> None:

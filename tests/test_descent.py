@@ -561,8 +561,9 @@ def test_under_autocast_only_the_passes_are_rounded(name, options):
 
 @each_rule
 def test_divergence_is_a_floating_point_error(name, options):
-    for factor in (torch.inf, torch.nan):
-        model, x, y = problem(4)
+    overflow = 1e25, torch.float32  # finite entries, whose squares are not
+    for factor, dtype in ((torch.inf, torch.float64), (torch.nan, torch.float64), overflow):
+        model, x, y = problem(4, dtype=dtype)
         with torch.no_grad():
             model[1].weight.mul_(factor)
         with pytest.raises(FloatingPointError, match="not finite"):

@@ -329,6 +329,16 @@ def test_the_passes_of_beta_are_those_of_all_its_rivals():
     assert ATTACK.passes_for(10) == ATTACK.passes == 2
 
 
+def test_beta_of_a_network_that_normalises_in_place_is_that_of_one_that_does_not():
+    """And the number of classes is seen on two images, of which any network makes something."""
+    coupled = nn.BatchNorm1d(10, track_running_stats=False)
+    model, x, y = problem(6, model=nn.Sequential(nn.Flatten(), nn.Linear(64, 10), coupled))
+    beta, images = BETA(0.2, 0.05, 3), x.clone()
+    away = beta(lambda z: model(z - 0.5), x, y, drawn())
+    here = beta(lambda z: model(z.sub_(0.5)), x, y, drawn())
+    assert torch.equal(x, images) and torch.equal(here, away) and away.abs().max() > 0.1
+
+
 def test_beta_needs_two_classes():
     model, x, y = problem(4, model=MLP(64, 1, (8,)))
     with pytest.raises(ValueError, match="two classes"):
@@ -547,6 +557,18 @@ def test_terms_are_one_value_a_sample():
     model, x, y = problem()
     with pytest.raises(ValueError, match="the penalty's terms"):
         descent_rule("single", penalty=Mean(1.0))(model, x, y, ATTACK)
+
+
+@pytest.mark.parametrize("penalty", [ELLE(1.0), CURE(1.0), AdaptiveELLE()], ids=str)
+def test_a_penalty_that_overflows_is_divergence(penalty):
+    """Its square is infinite where the loss is not."""
+    model, x, y = problem(dtype=torch.float32)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight *= 1e12
+    assert descent_rule("single")(model, x, y, ATTACK).loss < 1e38
+    with pytest.raises(FloatingPointError, match="not finite"):
+        descent_rule("single", penalty=penalty)(model, x, y, ATTACK)
 
 
 @pytest.mark.parametrize("penalty", [*PENALTIES, AdaptiveELLE()], ids=lambda penalty: penalty.word)

@@ -471,7 +471,8 @@ def test_evaluate_builds_the_network_that_was_trained_or_refuses(trained, tmp_pa
     mine = tmp_path / "mine"
     train(fresh(), digits(), descent_rule("single"), ATTACK, setting, mine, PGD(0.1, 0.1, 1))
     assert main(["evaluate", str(mine), *n]) == 1
-    assert "made from Python, with a MLP" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "made from Python, with a MLP" in said and "evaluate --network 'name=" in said
     with pytest.raises(ValueError, match="another"):
         evaluate_run(mine, torch.device("cpu"), network_table="name='MLP', hidden=[9]")
     assert main(["evaluate", str(mine), *n, "--network", "name='MLP', hidden=[8]"]) == 0

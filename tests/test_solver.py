@@ -529,3 +529,11 @@ def test_a_squared_norm_is_never_negative(method):
     edge = -1 - 1e-11
     G = torch.tensor([[1.0, edge], [edge, 1.0]], dtype=F64)
     assert min_norm_point(G, method=method).squared_norm == 0
+
+
+def test_frank_wolfe_starts_at_the_best_vertex():
+    for c in (0.0, 1.0):
+        G, c = gram(vectors(8, 4) + 0.5), c * vectors(1, 8, 2)[0]
+        got = min_norm_point(G, c, "frank-wolfe", tol=1e9)
+        assert got.iterations == 0
+        assert got.weights.argmax() == (G.diagonal() / 2 - c).argmin() and got.weights.max() == 1

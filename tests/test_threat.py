@@ -176,6 +176,13 @@ def test_bounds_keep_the_sum_inside_the_box_and_always_allow_zero(dtype, box):
     assert threat.bounds(edges)[0][0, 0] == 0 and threat.bounds(edges)[1][0, 1] == 0
 
 
+def test_bounds_reach_the_edges_of_the_box():
+    """Where nothing is rounded: neither smaller nor larger."""
+    lo, hi = LInf(9.0, (-1.0, 2.0)).bounds(torch.tensor([[-1.0, -0.5, 0.0, 0.25, 2.0]]))
+    assert lo.tolist() == [[0.0, -0.5, -1.0, -1.25, -3.0]]
+    assert hi.tolist() == [[3.0, 2.5, 2.0, 1.75, 0.0]]
+
+
 def test_numbers_are_kept_as_plain_python():
     for kind in (LInf, L2, L1):
         threat = kind(np.float32(0.5), [0, np.int64(2)])

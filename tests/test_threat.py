@@ -375,3 +375,14 @@ def test_l1_start_is_uniform_in_a_ball_of_three_dimensions():
     assert (d.T @ d / len(d) / eps**2)[~torch.eye(n, dtype=torch.bool)].abs().max() < 0.005
     radius = d.abs().sum(1) / eps
     assert abs((radius <= 0.5).double().mean() - 0.5**n) < 0.01 and radius.max() <= 1
+
+
+@pytest.mark.parametrize("box", [(0.0, 1.0), None])
+@pytest.mark.parametrize("kind", [LInf, L2, L1])
+def test_a_set_of_radius_zero_holds_nothing_but_zero(kind, box):
+    threat = kind(0.0, box)
+    x = images(threat)
+    delta = 2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype) - 1
+    for found in (threat.project(delta, x), threat.sample(x)):
+        assert found.shape == x.shape and not found.any()
+    assert threat.contains(0 * delta, x).all() and not threat.contains(delta, x).any()

@@ -79,7 +79,7 @@ def as_attack(thing: AttackLike) -> Attack:
 
     Raises:
         ValueError: if ``thing`` cannot be called so, or (when it is called) if it does not return
-            a floating-point tensor of the images' shape.
+            a floating-point tensor of the images' shape, or images instead of perturbations.
         FloatingPointError: if what it returns is not finite.
     """
     attack_like("attack", thing)
@@ -124,7 +124,19 @@ class _Function(Attack):
         one_device(x=x, delta=delta)
         if not delta.isfinite().all():
             raise FloatingPointError(f"{name} must be finite, got NaN or infinite entries")
+        if _images(x, delta.detach()):
+            raise ValueError(
+                f"{name} must be perturbations, got what looks like images: return images - x"
+            )
         return delta.detach().to(x.dtype)
+
+
+def _images(x: Tensor, delta: Tensor) -> bool:
+    """Whether ``delta`` holds images in [0, 1]: nearer to ``x`` than to 0, and out of the box if
+    added to it.
+    """
+    inside = all(bool(((0 <= t) & (t <= 1)).all()) for t in (x, delta))
+    return inside and bool((x + delta).max() > 1.001) and (delta - x).norm() < 0.75 * delta.norm()
 
 
 def _takes_generator(function: Callable[..., Any]) -> bool:

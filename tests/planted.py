@@ -96,6 +96,7 @@ PLANTED = [
     F("contains does not look at the box", "threat", "Threat.contains", "inside & (self.norm(delta) <= self.eps + atol)", "self.norm(delta) <= self.eps + atol", "threat.contains_tells_the_ball_and_the_box"),
     F("contains accepts twice the radius", "threat", "Threat.contains", "self.eps + atol", "2 * self.eps + atol", "threat.contains_tells_the_ball_and_the_box"),
     F("numbers may be NaN or infinite", "_checks", "finite", "not math.isfinite(number) or not inside", "number < low or number > high", "checks.numbers_are_finite"),
+    F("a radius beyond the images' dtype passes", "threat", "Threat.check", "finite('eps', self.eps, 0.0, torch.finfo(x.dtype).max)", "pass", "attacks.lengths_beyond_the_dtype_of_the_images_are_refused_and_what_it_holds_is_not"),
     # attacks and losses
     F("the attack goes down", "attacks", "Ascent.run", "delta + attack.step(gradient, x + delta, size)", "delta - attack.step(gradient, x + delta, size)", "attacks.delta_is_in_the_set_detached_and_no_weaker_than_nothing"),
     F("no projection after a step", "attacks", "Ascent.run", "project(delta + attack.step(gradient, x + delta, size))", "delta + attack.step(gradient, x + delta, size)", "attacks.delta_is_in_the_set_detached_and_no_weaker_than_nothing"),
@@ -109,6 +110,11 @@ PLANTED = [
     F("the labels of restarts are in another order than the images", "attacks", "PGD._attack", "y.repeat(m, *[1] * (y.ndim - 1))", "y.repeat_interleave(m, 0)", "attacks.restarts_are_single_calls_from_the_starts_of_one_draw"),
     F("labels are not compared with the number of logits", "attacks", "Ascent._logits", "not self.checked and of_classes(self.loss)", "False", "attacks.impossible_batches_are_refused_and_the_model_is_untouched"),
     F("the attack's autocast is ignored", "attacks", "PGD._attack", "Precision.of(x.device, self.autocast)", "Precision.of(x.device)", "attacks.autocast_runs_the_model_in_bf16_and_nothing_else"),
+    F("a step beyond the images' dtype passes", "attacks", "PGD._check", "finite('alpha', self.alpha, 0.0, torch.finfo(self.threat.check(x).dtype).max)", "self.threat.check(x)", "attacks.lengths_beyond_the_dtype_of_the_images_are_refused_and_what_it_holds_is_not"),
+    F("a schedule may take a step beyond the images' dtype", "attacks", "Ascent.run", "finite('alpha', size, 0.0, torch.finfo(x.dtype).max)", "pass", "attacks.lengths_beyond_the_dtype_of_the_images_are_refused_and_what_it_holds_is_not"),
+    F("an attack of another signature passes the door", "adversary", "attack_like", "signature.bind(*words, **takes)", "pass", "attacks.a_callable_of_another_signature_is_refused_at_every_door"),
+    F("an attack class without a generator passes the door", "adversary", "attack_like", "4 if own else 3", "3", "attacks.a_callable_of_another_signature_is_refused_at_every_door"),
+    F("an evaluation of another signature begins a run", "plan", "whole_plan", "attack_like('evaluation', evaluation)", "pass", "attacks.a_callable_of_another_signature_is_refused_at_every_door"),
     F("the margin is over all classes", "losses", "margin_loss", "logits.masked_fill(true, -torch.inf)", "logits", "attacks.losses_by_hand"),
     F("the margin compares with 0", "losses", "margin_loss", "logits.masked_fill(true, -torch.inf)", "logits.masked_fill(true, 0.0)", "attacks.losses_by_hand"),
     # what a model carries
@@ -258,6 +264,8 @@ PLANTED = [
     F("a row with as many other columns passes", "record", "RunWriter.log", "row.keys() != self.rows[0].keys()", "len(row) != len(self.rows[0])", "record.records_refuse_changing_columns_and_missing_folders"),
     F("the dtype of the provenance is always float32", "record", "provenance", "str(dtype).removeprefix('torch.')", "'float32'", "record.the_dtype_and_the_kind_of_device_are_recorded"),
     F("the best row is the worst", "record", "Record.row", "self.metrics['robust'].argmax()", "self.metrics['robust'].argmin()", "experiment.best_and_last_epoch_are_kept_apart"),
+    F("a column that a table lacks is a KeyError", "record", "_metrics", "_Columns(columns, path)", "columns", "record.a_table_is_read_with_a_mark_and_a_column_that_it_lacks_is_named"),
+    F("a number that a row lacks is a KeyError", "record", "Record.row", "_Columns(row, getattr(self.metrics, 'path', self.name))", "row", "record.a_table_is_read_with_a_mark_and_a_column_that_it_lacks_is_named"),
     # experiments and the command line
     F("an arm of another kind is laid over the base", "experiment", "_merge", "{k: v for k, v in old.items() if k in SET} | value if other else old | value", "old | value", "experiment.tables_are_laid_over_the_base_and_replaced_by_another_kind"),
     F("norm and box are lost when an arm names another attack", "experiment", "_merge", "{k: v for k, v in old.items() if k in SET} | value", "value", "experiment.norm_and_box_stay_when_an_arm_names_another_attack"),
@@ -272,6 +280,8 @@ PLANTED = [
     F("a run that diverges stops the sweep", "commands", "_one_run", "FloatingPointError", "ZeroDivisionError", "experiment.a_run_that_diverges_does_not_stop_the_others"),
     F("run --checkpoint-every is ignored", "__main__", "_run", "options.checkpoint_every", "None", "experiment.options_reach_train"),
     F("evaluate --data is ignored", "__main__", "_evaluate", "options.data", "None", "experiment.evaluate_keeps_other_measurements_and_uses_its_options"),
+    F("evaluate stops at the first folder that fails", "__main__", "_evaluate", "status = 1", "return 1", "experiment.evaluate_names_the_folder_that_fails_and_goes_on"),
+    F("evaluate says that all is well though one folder failed", "__main__", "_evaluate", "status = 1", "pass", "experiment.evaluate_names_the_folder_that_fails_and_goes_on"),
     F("evaluate --restarts is ignored", "measure", "evaluate_run", "robust_accuracy(model, x, y, attack, restarts, draw, None, True)", "robust_accuracy(model, x, y, attack, 1, draw, None, True)", "experiment.evaluate_keeps_other_measurements_and_uses_its_options"),
     F("a new evaluation erases all others", "measure", "evaluate_run", "[e for e in kept if any(e.get(k) != entry.get(k) for k in SAME)]", "[]", "experiment.evaluate_keeps_other_measurements_and_uses_its_options"),
     F("the standard error in test.json is the accuracy", "measure", "_entry", "accuracy.standard_error", "accuracy.value", "experiment.from_the_command_line_to_records_a_plot_and_test_accuracy"),

@@ -585,11 +585,23 @@ def test_an_attack_of_ones_own_has_restarts_and_is_taken_as_it_is(batch):
         (lambda x: None, ValueError, "got None"),
         (lambda x: x.to("meta"), ValueError, "on meta"),
         (lambda x: x / 0, FloatingPointError, "finite"),
+        (lambda x: x, ValueError, "got what looks like images: return images - x"),
+        (lambda x: (x + 0.3 * (0.5 - x).sign()).clamp(0, 1), ValueError, "looks like images"),
     ],
 )
 def test_what_a_callable_returns_is_checked(batch, returns, error, words):
     with pytest.raises(error, match=words):
         as_attack(lambda model, x, y: returns(x))(small_model(), *batch)
+
+
+@pytest.mark.parametrize(
+    ("x", "delta"),
+    [(0.4, 0.4), (0.5, 0.3), (0.9, 0.4), (0.9, -0.8), (1.5, 1.5), (0.0, 1.0), (0.02, 0.3)],
+)
+def test_perturbations_are_not_taken_for_images(x, delta):
+    x, y = torch.full((3, 1, 8, 8), x), torch.zeros(3, dtype=torch.int64)
+    found = as_attack(lambda model, x, y: torch.full_like(x, delta))(MLP(), x, y)
+    assert torch.equal(found, torch.full_like(x, delta))
 
 
 class Short(Attack):

@@ -19,6 +19,7 @@ from ddi import PGD, Normalize, Rule, Setting, digits, train
 from ddi.adversary import Attack
 from ddi.identity import as_table, constants, flat, network_hash
 from ddi.naming import named
+from ddi.objectives import TRADES
 from ddi.record import AlreadyComplete
 
 SETTING = Setting(epochs=2, epoch_steps=2, batch_size=16, validation=60, augment=False, seed=3)
@@ -137,7 +138,8 @@ def helper(z):
     return SCALE * z
 
 def attack(model, x, y):
-    return helper(x) * TABLE["slope"] + WEIGHTS.sum()
+    inside = lambda z: INNER * z
+    return inside(helper(x)) * TABLE["slope"] + WEIGHTS.sum()
 
 class Holder:
     def __init__(self, config):
@@ -169,11 +171,23 @@ class Own(Attack):
     def __call__(self, model, x, y, generator=None):
         return SLOPE * torch.zeros_like(x)
 """
-NAMES = {"SCALE": 2.0, "TABLE": {"slope": 0.1}, "WEIGHTS": torch.ones(10), "SLOPE": 0.1}
-OTHERS = {"SCALE": 3.0, "TABLE": {"slope": 0.2}, "WEIGHTS": torch.arange(10.0), "SLOPE": 0.2}
+NAMES = {
+    "SCALE": 2.0,
+    "INNER": 2.0,
+    "TABLE": {"slope": 0.1},
+    "WEIGHTS": torch.ones(10),
+    "SLOPE": 0.1,
+}
+OTHERS = {
+    "SCALE": 3.0,
+    "INNER": 3.0,
+    "TABLE": {"slope": 0.2},
+    "WEIGHTS": torch.arange(10.0),
+    "SLOPE": 0.2,
+}
 
 
-@pytest.mark.parametrize("key", ["SCALE", "TABLE", "WEIGHTS"])
+@pytest.mark.parametrize("key", ["SCALE", "INNER", "TABLE", "WEIGHTS"])
 def test_a_function_is_told_apart_by_the_globals_that_it_uses(key):
     one, same, other = made(NAMES), made(NAMES), made(NAMES | {key: OTHERS[key]})
     assert named(one["attack"]) == named(same["attack"]) != named(other["attack"])
@@ -212,6 +226,14 @@ def test_a_class_is_told_apart_by_its_attributes_and_code():
     moved = one["Net"]()
     moved.layer.weight.data += 1
     assert network_hash(moved) == network_hash(same["Net"]())  # weights are no part of it
+
+
+def test_a_class_of_ones_own_is_not_named_as_the_one_it_comes_of():
+    class Mine(TRADES):
+        def __call__(self, *args):
+            return 2 * super().__call__(*args)
+
+    assert named(TRADES(6.0)) == named(TRADES(6)) != named(Mine(6.0))
 
 
 def test_what_the_package_itself_names_keeps_its_name():

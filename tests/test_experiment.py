@@ -3,6 +3,7 @@ batch.
 """
 
 import importlib.util
+import io
 import json
 import re
 import runpy
@@ -925,3 +926,28 @@ def test_tensorboard_is_asked_for_by_name_if_missing(tmp_path, monkeypatch):
             tensorboard=True,
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_terminal_that_knows_ascii_alone_stops_no_measurement(trained, tmp_path, monkeypatch):
+    folder, terminal = copied(trained, tmp_path), io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    (folder / "test.json").unlink(missing_ok=True)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    command = ["evaluate", str(folder), "--n", "10", "--which", "best", "--device", "cpu"]
+    assert main(command) == 0
+    assert [e["attack"] for e in entries(folder)] == ["clean", "PGD-20x1"]
+    terminal.flush()
+    assert b"% ? " in terminal.buffer.getvalue()
+
+
+def test_a_run_that_was_made_on_another_device_is_not_continued(trained, tmp_path, capsys):
+    folder = copied(trained, tmp_path / "out" / "tiny")
+    told = json.loads((folder / "provenance.json").read_text())
+    tiny, out = str(trained.parent / "tiny.toml"), ["--out", str(tmp_path / "out"), "--quiet"]
+    same = ["setting.epoch_steps=2", "setting.validation=50", "--seeds", "1", "--device", "cpu"]
+    for complete in (True, False):
+        told |= {"device_type": "cuda", "complete": complete}
+        (folder / "provenance.json").write_text(json.dumps(told))
+        kept = {p: p.read_bytes() for p in folder.iterdir()}
+        assert main(["run", tiny, "--arms", "pgd", *out, *same]) == 1
+        assert "device_type is 'cuda' there and 'cpu' here" in capsys.readouterr().err
+        assert {p: p.read_bytes() for p in folder.iterdir()} == kept

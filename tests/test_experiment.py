@@ -42,6 +42,9 @@ from ddi.identity import as_table
 from ddi.kernels import Kernels
 from ddi.measure import evaluate_run
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
+import probe
+
 FILES = sorted((Path(__file__).parents[1] / "experiments").glob("*.toml"))
 TINY = """
 data = "digits"
@@ -716,8 +719,8 @@ def test_the_tiny_plan_runs_and_its_records_say_what_they_are(tmp_path):
     assert not any(name.endswith(".pt") or name.startswith("check") for name in names)
 
 
-def load_gpu(name="gpu"):
-    spec = importlib.util.spec_from_file_location(name, FILES[0].parent / f"{name}.py")
+def load_gpu():
+    spec = importlib.util.spec_from_file_location("gpu", FILES[0].parent / "gpu.py")
     gpu = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(gpu)
     return gpu
@@ -734,13 +737,15 @@ def test_the_probe_trains_the_very_network_of_the_run(tiny, tmp_path, steps):
     (run,) = read_experiment(tiny, words, ["pgd"])
     trained = run.train(digits(), tmp_path)
     model, (part, *_) = run.make_model(digits()), digits().hold_out(run.setting.validation)
-    generators = [torch.Generator().manual_seed(s) for s in (0, 10**6)]
-    at = {"step": 0, "order": torch.empty(0, dtype=torch.int64)}
-    for step in steps:
-        load_gpu("probe").train_to(step, at, model, part, run, generators, lambda: None)
+    file = tmp_path / "state.pt"
+    for step in steps:  # each by a process of its own
+        training = probe.Training(model, part, run, file, torch.device("cpu"))
+        if file.exists():
+            training.load(torch.load(file, weights_only=True))
+        training.go_on(step)
     for a, b in zip(model.parameters(), trained.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
-    assert load_gpu("probe").probing(run.attack) == PGD(0.1, 0.025, 7)
+    assert probe.probing(run.attack) == PGD(0.1, 0.025, 7)
 
 
 def test_the_plan_goes_on_where_the_clock_stopped_it(tmp_path, monkeypatch, capsys):

@@ -174,4 +174,4 @@ def test_the_answer_on_the_first_pages_is_what_the_records_say():
 
     for page in answer.PAGES:
         assert answer.held(page) == answer.answer(page), "python book/tools/answer.py --write"
-        assert len(answer.held(page).splitlines()) == 8
+        assert len(answer.held(page).splitlines()) >= 8

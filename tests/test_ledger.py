@@ -1,20 +1,16 @@
 """The ledger's program: networks side by side are networks one by one, and runs resume."""
 
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
+import ledger
+import ledger_table as table
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
 import ddi
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-import ledger
-import ledger_table as table
 
 SEEDS, IMAGES, M = (3, 4, 5), 7, 5
 

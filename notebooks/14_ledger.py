@@ -651,7 +651,7 @@ def φ_now(stack, m):
     """Robust loss of each network on the first m images, under 4 × PGD-40."""
     x, y = X[:m].repeat(n, 1, 1, 1), Y[:m].repeat(n)
     δ = ledger.PROBE.restarts(
-        stack, x, y, 4, torch.Generator().manual_seed(9), chunk=len(x)
+        stack, x, y, 4, torch.Generator().manual_seed(9), batch_size=len(x)
     )
     return ledger.Passes.of(stack, x, y, δ).losses.amax(1).mean(1)
 
@@ -660,7 +660,7 @@ def φ_now(stack, m):
 def step(stack, rule, h, x, y, seed):
     """One unit step of length h; the time it takes, for each network."""
     m, draw = 1 if rule == "single" else 5, torch.Generator().manual_seed(seed)
-    δ = ledger.INNER["PGD-7"].restarts(stack, x, y, m, draw, chunk=len(x))
+    δ = ledger.INNER["PGD-7"].restarts(stack, x, y, m, draw, batch_size=len(x))
     passes = ledger.Passes.of(stack, x, y, δ)
     weights, _ = ledger.choose(rule, passes, δ, h)
     d = passes.gradient(weights)
@@ -713,7 +713,7 @@ def missed(stack):
     x, y, found = X[:64].repeat(n, 1, 1, 1), Y[:64].repeat(n), []
     for attack, m in ((ledger.INNER["PGD-7"], 1), (ledger.FINAL, 10)):
         draw = torch.Generator().manual_seed(11)
-        δ = attack.restarts(stack, x, y, m, draw, chunk=len(x))
+        δ = attack.restarts(stack, x, y, m, draw, batch_size=len(x))
         found.append(ledger.Passes.of(stack, x, y, δ).losses.amax(1).mean(1))
     return found[1] - found[0]
 

@@ -118,7 +118,7 @@ def test_a_step_follows_the_gradient_of_the_weighted_class_losses(
     draw = classes._random(SEEDS[0], 1)
     torch.rand(index.shape, generator=draw, dtype=torch.float64)
     x, y = parts.x[index.flatten()], parts.y[index.flatten()]
-    delta = mine.attack.restarts(mine.stack, x, y, 1, draw, chunk=len(x))[0]
+    delta = mine.attack.restarts(mine.stack, x, y, 1, draw, batch_size=len(x))[0]
     mine.advance(0)
     losses = ddi.cross_entropy(mine.stack(x + delta), y).view(2, 10, 6).mean(2)
     p = (sharpness * losses.detach()).softmax(1)

@@ -1,5 +1,5 @@
-"""The rules of the house: what every module of the package, the benchmark and the book's tools must
-look like, and what must agree with what.
+"""The rules of the house: what every module of the package and every program beside it must look
+like, and what must agree with what.
 """
 
 import ast
@@ -19,7 +19,8 @@ import ddi
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = sorted((ROOT / "ddi").glob("*.py"))
-TOOLS = [p for room in ("benchmarks", "book/tools") for p in sorted((ROOT / room).glob("*.py"))]
+ROOMS = ("benchmarks", "book/tools", "experiments")
+TOOLS = [path for room in ROOMS for path in sorted((ROOT / room).glob("*.py"))]
 
 # Imports point to the left, and every module has its place.
 ORDER = (

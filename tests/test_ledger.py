@@ -1,6 +1,5 @@
 """The ledger's program: networks side by side are networks one by one, and runs resume."""
 
-import importlib.util
 import json
 import sys
 from dataclasses import replace
@@ -13,17 +12,9 @@ from scipy import stats
 
 import ddi
 
-
-def load(name):
-    """A program of experiments/ as a module."""
-    path = Path(__file__).parents[1] / "experiments" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-ledger, table = load("ledger"), load("ledger_table")
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
+import ledger
+import ledger_table as table
 
 SEEDS, IMAGES, M = (3, 4, 5), 7, 5
 

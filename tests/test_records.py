@@ -1,13 +1,17 @@
 """The programs of the records on wrong labels (chapter 15) and saliency maps (chapter 19)."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from test_ledger import load
 
 import ddi
 
-noise, saliency = load("digits_noise"), load("saliency")
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
+import digits_noise as noise
+import saliency
 
 
 def test_one_label_in_five_becomes_another_one():

@@ -130,7 +130,7 @@ def one(kind, seed=0):
     return lambda images: network(w, images.flatten(1)[None])[0]
 
 # %% [markdown]
-# {numref}`fig-19-three` attacks one image of the adversarially trained network in three norms, with radii at which each attack succeeds. In $\ell_\infty$ nearly every pixel with room moves a little; in $\ell_2$ many pixels move, by different amounts; in $\ell_1$ a handful of pixels move, and from end to end.
+# {numref}`fig-19-three` attacks one image of the adversarially trained network in three norms, with radii at which each attack succeeds. In $\ell_\infty$ nearly every pixel with room moves a little; in $\ell_2$ many pixels move, by different amounts; in $\ell_1$ a handful of pixels move, from end to end, which the eye sees at once.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-19-three", "caption": "The same image under three norms. Top: what the network sees, and what it says. Bottom: the perturbation (red: brighter ink, blue: less). Only the ℓ1 attack is sparse."}, "image": {"alt": "Two rows of four small pixel images. Top: a handwritten digit, and the same digit attacked in l-infinity, l2 and l1. Bottom, below the attacked ones, their perturbations: in l-infinity a ring of small changes on nearly all pixels with room, in l2 a pattern concentrated on some, in l1 a few strong pixels on an empty field."}}
 RADII = {"Linf": 0.25, "L2": 1.2, "L1": 3.0}

@@ -286,6 +286,28 @@ def test_equal_time_is_the_clock_of_the_flow():
     assert table.against_time(raw)[0][-1] == pytest.approx(120 * 0.607, rel=0.01)
 
 
+def test_doses_and_leads_are_told_probe_by_probe(tmp_path):
+    def write(folder, name, **more):
+        made = record(name, [1.0, 2.0, 3.0, 4.0])
+        made["probes"] |= {key: [[v] * 4 for v in values] for key, values in more.items()}
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / f"{name}.json").write_text(json.dumps(made))
+
+    write("small-a", "single-h0.1", phi=[5, 4, 3, 2], cosine=[0, 0, 0, 0])
+    write("small-a", "product-h0.1", phi=[5, 3.5, 2.25, 1.5])
+    write("batch-8", "single-h0.1")
+    write("batch-8", "ddi-h0.1")
+    short = {"short_product": [0.1, 0.3, 0.6, 0.6], "short_ddi": [0, 0, 0, 0]}
+    write("dose/small-a", "single-h0.1", cosine=[0.99, 0.97, 0.5, 0.5], **short)
+    found = table.dose(tmp_path, "small-a", "product")
+    assert found["lead"] == pytest.approx([0, 0.5, 0.75, 0.5])
+    assert found["cosine"] == pytest.approx([0.01, 0.03, 0.5, 0.5])
+    assert found["short"] == pytest.approx([0.1, 0.3, 0.6, 0.6])
+    text = table.doses(tmp_path)
+    assert "| small-a | product | 0.0200 | 0.2000 | +0.5000 | +0.000" in text
+    assert "| batch-8 | ddi |  |  |  | +0.000" in text
+
+
 def stats_t_half(values):
     """Half of the 95 % interval of four values: the t quantile with three degrees is 3.1824."""
     return 3.182446 * values.std(ddof=1) / 2

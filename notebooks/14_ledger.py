@@ -37,9 +37,7 @@ from pathlib import Path
 REPOSITORY = ""  # `make notebooks` copies repository.url of _config.yml here
 if "google.colab" in sys.modules and importlib.util.find_spec("ddi") is None:
     if not REPOSITORY:
-        raise RuntimeError(
-            "First run `!git clone ADDRESS ddi-book`, then `%pip install -e ddi-book`, and restart."
-        )
+        raise RuntimeError("First run `!git clone ADDRESS ddi-book`, then `%pip install -e ddi-book`, and restart.")
     clone = str(Path("ddi-book").resolve())
     if not Path(clone).exists():
         subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPOSITORY, clone], check=True)
@@ -138,13 +136,14 @@ one = main[table.BASE]
 source = one["provenance"]
 hours = sum(r["cpu_seconds"] for r in main.values()) / 3600
 unsolved = sum(r["unsolved"] for r in main.values())
-print(f"{len(main)} cells, {len(one['setting']['seeds'])} networks each; unsolved: {unsolved}")
+print(
+    f"{len(main)} cells, {len(one['setting']['seeds'])} networks each; unsolved: {unsolved}"
+)
 print(f"{hours:.1f} CPU hours; {source['device']}; torch {source['torch']}")
 
 
 # %% [markdown]
 # ## Directions, at one step length
-
 
 # %% tags=["hide-input"]
 def φ_end(name, key="phi_train"):
@@ -164,7 +163,9 @@ def told(values, level=0.95):
 
 others = [name for name in main if name != table.BASE]
 family = [name for name in others if table.in_family(main[name])]
-adjusted = dict(zip(family, table.holm([table.two_sided(apart(n)) for n in family]), strict=True))
+adjusted = dict(
+    zip(family, table.holm([table.two_sided(apart(n)) for n in family]), strict=True)
+)
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-14-forest", "caption": "Several perturbations gain, better maximisers next to nothing, shorter steps as much as the product. Paired difference to one gradient in steps of 0.1, final φ on the training images, mean and 95 % interval over 20 networks. Left of 0 is better. Shaded: within 0.02 nats."}, "image": {"alt": "Forest plot. At step length 0.1: strong and max lie within the shaded band at 0, mean at its edge, bundle and DDi near minus 0.05, product near minus 0.22; per example right of 0 near plus 0.16. One gradient at step lengths 0.05, 0.02 and 0.01 lies near minus 0.15, 0.21 and 0.23; product at the same lengths near minus 0.26, 0.30 and 0.33."}}
 # NBVAL_IGNORE_OUTPUT
@@ -176,7 +177,8 @@ LOOK = {
     "bundle": "bundle",
 }
 at_h = [
-    f"{rule}-h0.1" for rule in ("perexample", "strong", "max", "mean", "bundle", "ddi", "product")
+    f"{rule}-h0.1"
+    for rule in ("perexample", "strong", "max", "mean", "bundle", "ddi", "product")
 ]
 shorter = [
     f"{rule}-h{h:g}"
@@ -200,7 +202,9 @@ for row, name in enumerate(at_h + shorter):
         capsize=3,
         markersize=7,
     )
-    ax.annotate(f"{mean:+.3f}", (0.2, y), va="center", annotation_clip=False, color=style["color"])
+    ax.annotate(
+        f"{mean:+.3f}", (0.2, y), va="center", annotation_clip=False, color=style["color"]
+    )
 places = [row + 0.6 * (row >= len(at_h)) for row in range(len(at_h + shorter))]
 names = {"perexample": "per example", "single": "one gradient"}
 ax.set_yticks(
@@ -225,7 +229,10 @@ plt.show()
 gain = apart("product-h0.1")
 assert gain.max() < -0.1 and adjusted["product-h0.1"] < 0.001
 assert table.interval(gain)[2] < -table.MARGIN
-assert adjusted["ddi-h0.1"] < 0.001 and gain.mean() / 2 < apart("ddi-h0.1").mean() < -table.MARGIN
+assert (
+    adjusted["ddi-h0.1"] < 0.001
+    and gain.mean() / 2 < apart("ddi-h0.1").mean() < -table.MARGIN
+)
 
 # %%
 # NBVAL_IGNORE_OUTPUT
@@ -278,7 +285,9 @@ D = table.by_step(main, "product")
 fig, (top, bottom) = plt.subplots(2, 1, figsize=(6.4, 6), sharex=True)
 for rule in ("single", "product"):
     bars = {
-        h: table.interval(φ_end(f"{rule}-h{h:g}")) for h in table.STEPS if f"{rule}-h{h:g}" in main
+        h: table.interval(φ_end(f"{rule}-h{h:g}"))
+        for h in table.STEPS
+        if f"{rule}-h{h:g}" in main
     }
     mean, low, high = np.array(list(bars.values())).T
     label = "one gradient" if rule == "single" else "product"
@@ -294,7 +303,9 @@ for rule in ("single", "product"):
         color=plots.METHODS[LOOK[rule]]["color"],
     )
 mean, low, high = np.array([table.interval(values) for values in D.values()]).T
-bottom.errorbar(list(D), mean, [mean - low, high - mean], capsize=3, color="black", marker="o")
+bottom.errorbar(
+    list(D), mean, [mean - low, high - mean], capsize=3, color="black", marker="o"
+)
 bottom.axhline(0, color="#888888", linewidth=1)
 top.set(ylabel="φ on the training images")
 bottom.set(
@@ -493,7 +504,6 @@ for h in D:
 #
 # So the addition names cells that did not exist then. *Raw* steps, at one rate, take equal times by construction: there T predicts a difference within ± 0.02 at the rates 0.1 and 0.25. (At the rates 1 and 2.5 T says nothing, and **F** says that the product is better.) And in the two replications unit steps must agree at equal time, within ± 0.02, while they differ by more than 0.1 at equal path. T is refuted if either fails in a setting. (The main setting itself would fail the second.)
 
-
 # %% tags=["hide-input"]
 # NBVAL_IGNORE_OUTPUT
 def predicted(name):
@@ -509,7 +519,8 @@ def predicted(name):
         at_time = table.at_equal_time(there, "product-h0.1", table.BASE)
         lines.append(("unit steps, equal time", at_time, at_path.mean() < -0.1))
     return [
-        (text, told(v, 0.9), bool(also and table.equivalent(v) < 0.05)) for text, v, also in lines
+        (text, told(v, 0.9), bool(also and table.equivalent(v) < 0.05))
+        for text, v, also in lines
     ]
 
 
@@ -545,7 +556,9 @@ for name, text in (
     lines[bottom] += bottom.plot(along(name)[0], gap, **style, label=text)
 top.axhline(0, color="#888888", linewidth=1)
 top.set(ylabel="least cosine of the gradients")
-bottom.set(yscale="log", ylabel="median loss gap (nats)", xlabel="path walked", xlim=(0, 14.6))
+bottom.set(
+    yscale="log", ylabel="median loss gap (nats)", xlabel="path walked", xlim=(0, 14.6)
+)
 top.legend(loc="lower left")
 plt.show()
 
@@ -557,12 +570,15 @@ plt.show()
 for name in CORE - {ledger.PASSES.name}:  # its first probe comes five times later
     assert table.probes(main[name], "cosine")[0].mean() > 0.99
 last = {
-    rule: table.probes(main[f"{rule}-h0.1"], "cosine")[-1].mean() for rule in ("single", "product")
+    rule: table.probes(main[f"{rule}-h0.1"], "cosine")[-1].mean()
+    for rule in ("single", "product")
 }
 assert last["single"] < 0.5 and last["product"] < 0.1
 
 # %%
-rises = {rule: (table.probes(main[f"{rule}-h0.1"], "change")[:12] > 0).mean() for rule in last}
+rises = {
+    rule: (table.probes(main[f"{rule}-h0.1"], "change")[:12] > 0).mean() for rule in last
+}
 assert rises["single"] > 1 / 20 and rises["product"] < 1 / 50
 short_rises = (table.probes(main["single-h0.01"], "change")[:12] > 0).mean()
 assert short_rises > 1 / 20
@@ -622,7 +638,9 @@ def norm(vectors):
 def φ_now(stack, m):
     """Robust loss of each network on the first m images, under 4 × PGD-40."""
     x, y = X[:m].repeat(n, 1, 1, 1), Y[:m].repeat(n)
-    δ = ledger.PROBE.restarts(stack, x, y, 4, torch.Generator().manual_seed(9), chunk=len(x))
+    δ = ledger.PROBE.restarts(
+        stack, x, y, 4, torch.Generator().manual_seed(9), chunk=len(x)
+    )
     return ledger.Passes.of(stack, x, y, δ).losses.amax(1).mean(1)
 
 
@@ -656,7 +674,9 @@ def walk(rule, h, path=6.0, batch=None):
         τ = τ + step(stack, rule, h, x, y, 100 + k)
         if (k + 1) % stretch == 0:
             new = [v.detach().clone() for v in stack.parameters()]
-            ways.append(norm([u - v for u, v in zip(new, old, strict=True)]) / (h * stretch))
+            ways.append(
+                norm([u - v for u, v in zip(new, old, strict=True)]) / (h * stretch)
+            )
             seen.append((τ, φ_now(stack, 64 if batch is None else 512)))
             old = new
     times, φs = (torch.stack(values) for values in zip(*seen, strict=True))
@@ -674,7 +694,6 @@ for (rule, h), (τ, φ, straight, _) in live.items():
 
 # %% [markdown]
 # How inexact is PGD-7 on these networks? Ten PGD-100 find, on the mean over images, between 0.001 and 0.03 nats more than one PGD-7.
-
 
 # %%
 def missed(stack):
@@ -697,7 +716,6 @@ print("PGD-7 misses, nats (single, then product):", [round(float(v), 4) for v in
 # %% [markdown]
 # (check-14-10)=
 # **Check 14.10** *(live: at equal path a lead, which shrinks with the step; at equal time next to nothing.)* In both networks, at path 6: the product leads by more than 0.07 nats at $h = 0.1$, and by less than half of its lead at $h = 0.025$. Its time is longer, at both lengths. At the time that one gradient needs for its whole path, the two differ by less than 0.03 nats, at both lengths.
-
 
 # %%
 def at_equal_time(h):
@@ -769,10 +787,10 @@ for name in ("product-h0.1", "single-h0.02"):
 # %%
 usual = [table.BASE, *(name for name in family if "perexample" not in name)]
 train, test = (
-    np.array([φ_end(name, f"phi_{part}").mean() for name in usual]) for part in ("train", "test")
+    np.array([φ_end(name, f"phi_{part}").mean() for name in usual])
+    for part in ("train", "test")
 )
 assert spearmanr(train, test).statistic < -0.7
-
 
 # %%
 def on_test(setting):
@@ -795,7 +813,6 @@ assert np.max(on_test("batch-64")) < np.log(10)
 #
 # So what holds elsewhere? On other images (`small-b`) and on a wider network (`wide-a`) the signs and verdicts are the same. *Raw* steps at the tuned rate, 1, settle nothing: they scatter too much. This cell tells what is recorded; `python experiments/ledger.py` runs what is missing.
 
-
 # %% tags=["hide-input"]
 # NBVAL_IGNORE_OUTPUT
 def replication(name):
@@ -814,7 +831,8 @@ for name in table.SETTINGS:
     print(replication(name))
 raw = [name for name, r in main.items() if r["cell"]["raw"]]
 print(
-    "raw steps: " + ("; ".join(f"{n} φ {φ_end(n).mean():.3f}" for n in raw) or "not recorded yet")
+    "raw steps: "
+    + ("; ".join(f"{n} φ {φ_end(n).mean():.3f}" for n in raw) or "not recorded yet")
 )
 print(f"raw product − single at rate 1: {told(apart('raw-product-1', 'raw-single-1'))}")
 
@@ -840,12 +858,14 @@ assert all(good for lines in predictions.values() for *_, good in lines)
 #
 # The table is made by the code below from what is recorded, with the criteria of the design and no others.
 
-
 # %% tags=["hide-input"]
 def verdict_n():
     """Only the normalisation."""
     low_high = told(apart("product-h0.1"))
-    gone = adjusted["product-h0.1"] < 0.05 and abs(apart("product-h0.1").mean()) > table.MARGIN
+    gone = (
+        adjusted["product-h0.1"] < 0.05
+        and abs(apart("product-h0.1").mean()) > table.MARGIN
+    )
     return low_high, "refuted" if gone else "not refuted"
 
 
@@ -930,7 +950,9 @@ print(
 # %%
 harm = apart("perexample-h0.1")
 assert harm.min() > 0 and harm.mean() > 0.1 and adjusted["perexample-h0.1"] < 0.001
-early = [table.probes(main[name], "phi")[4].mean() for name in ("perexample-h0.1", table.BASE)]
+early = [
+    table.probes(main[name], "phi")[4].mean() for name in ("perexample-h0.1", table.BASE)
+]
 assert early[0] < early[1]
 print(f"at the end {told(harm)}; at the fifth probe {early[0] - early[1]:+.3f}")
 

@@ -248,12 +248,13 @@ def gains(out: Path) -> dict[tuple[str, str], np.ndarray]:
 
 
 def dose(out: Path, name: str, rule: str) -> dict[str, np.ndarray]:
-    """At each probe, means over the networks: the rule's ``lead`` on single; along single's run
-    1 - ``cosine``; and the rule's ``short``fall there, 1 - ||d|| / ||g_1|| at the same weights.
+    """At each probe, means over the networks: the rule's ``lead`` on single; 1 - ``cosine`` along
+    single's run; and the rule's ``short``fall, 1 - ||d|| / ||g||, each on its own path.
     """
-    records, along = read(out / name), read(out / "dose" / name)[BASE]
-    found = {"lead": probes(records[BASE], "phi") - probes(records[f"{rule}-h0.1"], "phi")}
-    found |= {"cosine": 1 - probes(along, "cosine"), "short": probes(along, f"short_{rule}")}
+    single, other = (read(out / name)[cell] for cell in (BASE, f"{rule}-h0.1"))
+    found = {"lead": probes(single, "phi") - probes(other, "phi")}
+    found |= {"cosine": 1 - probes(single, "cosine")}
+    found |= {"short": 1 - probes(other, "norm") / probes(single, "norm")}
     return {key: values.mean(1) for key, values in found.items()}
 
 
@@ -261,12 +262,9 @@ def doses(out: Path) -> str:
     """Lead at the end of constant steps and gain at the end, beside the mean doses until then."""
     rows = []
     for key, gain in gains(out).items():
-        if (out / "dose" / key[0]).exists():
-            half = {k: v[: len(v) // 2] for k, v in dose(out, *key).items()}
-            row = [f"{half['cosine'].mean():.4f}", f"{half['short'].mean():.4f}"]
-            rows.append([*key, *row, f"{half['lead'][-1]:+.4f}", shown(interval(gain))])
-        else:
-            rows.append([*key, "", "", "", shown(interval(gain))])
+        half = {k: v[: len(v) // 2] for k, v in dose(out, *key).items()}
+        row = [f"{half['cosine'].mean():.4f}", f"{half['short'].mean():.4f}"]
+        rows.append([*key, *row, f"{half['lead'][-1]:+.4f}", shown(interval(gain))])
     head = ["batch", "rule", "1 − cosine, first half", "shortfall, first half"]
     return table([*head, "lead after it", "gain at the end [95 %]"], rows) if rows else ""
 

@@ -293,19 +293,13 @@ def test_doses_and_leads_are_told_probe_by_probe(tmp_path):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         (tmp_path / folder / f"{name}.json").write_text(json.dumps(made))
 
-    write("small-a", "single-h0.1", phi=[5, 4, 3, 2], cosine=[0, 0, 0, 0])
-    write("small-a", "product-h0.1", phi=[5, 3.5, 2.25, 1.5])
-    write("batch-8", "single-h0.1")
-    write("batch-8", "ddi-h0.1")
-    short = {"short_product": [0.1, 0.3, 0.6, 0.6], "short_ddi": [0, 0, 0, 0]}
-    write("dose/small-a", "single-h0.1", cosine=[0.99, 0.97, 0.5, 0.5], **short)
+    write("small-a", "single-h0.1", phi=[5, 4, 3, 2], cosine=[0.99, 0.97, 0.5, 0.5], norm=[4] * 4)
+    write("small-a", "product-h0.1", phi=[5, 3.5, 2.25, 1.5], cosine=[0] * 4, norm=[4, 3, 2, 1])
     found = table.dose(tmp_path, "small-a", "product")
     assert found["lead"] == pytest.approx([0, 0.5, 0.75, 0.5])
     assert found["cosine"] == pytest.approx([0.01, 0.03, 0.5, 0.5])
-    assert found["short"] == pytest.approx([0.1, 0.3, 0.6, 0.6])
-    text = table.doses(tmp_path)
-    assert "| small-a | product | 0.0200 | 0.2000 | +0.5000 | +0.000" in text
-    assert "| batch-8 | ddi |  |  |  | +0.000" in text
+    assert found["short"] == pytest.approx([0, 0.25, 0.5, 0.75])
+    assert "| small-a | product | 0.0200 | 0.1250 | +0.5000 | +0.000" in table.doses(tmp_path)
 
 
 def stats_t_half(values):

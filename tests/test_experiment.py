@@ -2,7 +2,7 @@
 batch.
 """
 
-import importlib.util
+import importlib
 import io
 import json
 import re
@@ -37,13 +37,11 @@ from ddi import (
     train,
 )
 from ddi.__main__ import HELP, main
+from ddi.checkpoint import load_weights
 from ddi.commands import summary
 from ddi.identity import as_table
 from ddi.kernels import Kernels
 from ddi.measure import evaluate_run
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-import probe
 
 FILES = sorted((Path(__file__).parents[1] / "experiments").glob("*.toml"))
 TINY = """
@@ -719,11 +717,9 @@ def test_the_tiny_plan_runs_and_its_records_say_what_they_are(tmp_path):
     assert not any(name.endswith(".pt") or name.startswith("check") for name in names)
 
 
-def load_gpu():
-    spec = importlib.util.spec_from_file_location("gpu", FILES[0].parent / "gpu.py")
-    gpu = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(gpu)
-    return gpu
+def load_gpu(name="gpu"):
+    sys.modules.pop(name, None)  # as it is written, whatever an earlier test put into it
+    return importlib.import_module(name)
 
 
 @pytest.mark.parametrize("steps", [[6], [2, 6]])
@@ -736,16 +732,20 @@ def test_the_probe_trains_the_very_network_of_the_run(tiny, tmp_path, steps):
     tiny.write_text(TINY.replace("alpha = 0.05\nsteps = 2", 'kind = "FAST"'))
     (run,) = read_experiment(tiny, words, ["pgd"])
     trained = run.train(digits(), tmp_path)
-    model, (part, *_) = run.make_model(digits()), digits().hold_out(run.setting.validation)
+    (part, *_), probe = digits().hold_out(run.setting.validation), load_gpu("probe")
     file = tmp_path / "state.pt"
-    for step in steps:  # each by a process of its own
-        training = probe.Training(model, part, run, file, torch.device("cpu"))
-        if file.exists():
-            training.load(torch.load(file, weights_only=True))
+
+    def fresh():
+        return probe.Training(run.make_model(digits()), part, run, file, torch.device("cpu"))
+
+    training = fresh()
+    for step in steps:
         training.go_on(step)
-    for a, b in zip(model.parameters(), trained.parameters(), strict=True):
+        training = fresh()
+        training.load(load_weights(file))
+    for a, b in zip(training.model.parameters(), trained.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
-    assert probe.probing(run.attack) == PGD(0.1, 0.025, 7)
+    assert load_gpu("change").probing(run.attack) == PGD(0.1, 0.025, 7)
 
 
 def test_the_plan_goes_on_where_the_clock_stopped_it(tmp_path, monkeypatch, capsys):

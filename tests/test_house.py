@@ -169,7 +169,6 @@ def test_contributing_names_files_and_tests_that_are_there():
 
 
 def test_the_answer_on_the_first_pages_is_what_the_records_say():
-    sys.path.insert(0, str(ROOT / "book" / "tools"))
     import answer
 
     for page in answer.PAGES:

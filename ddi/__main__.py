@@ -4,6 +4,7 @@ are.
 
 import argparse
 import io
+import os
 import signal
 import sys
 import threading
@@ -62,7 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int] = options.command
     before = _on_sigterm()
     try:
-        return command(options)
+        status = command(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever read what is printed has read enough: `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"ddi: {error}", file=sys.stderr)
         return 1

@@ -53,16 +53,16 @@ class Attack:
         y: Tensor,
         m: int,
         generator: torch.Generator | None = None,
-        chunk: int | None = None,
-        part: slice = ALL,
+        batch_size: int | None = None,
+        only: slice = ALL,
     ) -> Tensor:
-        """``m`` calls on ``x[part]``, ``(m, *x[part].shape)``; arguments as for
+        """``m`` calls on ``x[only]``, ``(m, *x[only].shape)``; arguments as for
         :meth:`ddi.attacks.PGD.restarts`.
         """
-        m, chunk = sizes(m, chunk, part)
-        x, y = part_of(x, part), y[part]
-        parts = list(zip(*(torch.split(t, chunk or len(x)) for t in (x, y)), strict=True))
-        each = [torch.cat([self(model, a, b, generator) for a, b in parts]) for _ in range(m)]
+        m, batch_size = sizes(m, batch_size, only)
+        x, y = chosen(x, only), y[only]
+        batches = list(zip(*(torch.split(t, batch_size or len(x)) for t in (x, y)), strict=True))
+        each = [torch.cat([self(model, a, b, generator) for a, b in batches]) for _ in range(m)]
         return torch.stack(each)
 
 
@@ -79,7 +79,7 @@ def as_attack(thing: AttackLike) -> Attack:
 
     Raises:
         ValueError: if ``thing`` cannot be called so, or (when it is called) if it does not return
-            a floating-point tensor of the images' shape.
+            a floating-point tensor of the images' shape, or images instead of perturbations.
         FloatingPointError: if what it returns is not finite.
     """
     attack_like("attack", thing)
@@ -124,7 +124,19 @@ class _Function(Attack):
         one_device(x=x, delta=delta)
         if not delta.isfinite().all():
             raise FloatingPointError(f"{name} must be finite, got NaN or infinite entries")
+        if _images(x, delta.detach()):
+            raise ValueError(
+                f"{name} must be perturbations, got what looks like images: return images - x"
+            )
         return delta.detach().to(x.dtype)
+
+
+def _images(x: Tensor, delta: Tensor) -> bool:
+    """Whether ``delta`` holds images in [0, 1]: nearer to ``x`` than to 0, and out of the box if
+    added to it.
+    """
+    inside = all(bool(((0 <= t) & (t <= 1)).all()) for t in (x, delta))
+    return inside and bool((x + delta).max() > 1.001) and (delta - x).norm() < 0.75 * delta.norm()
 
 
 def _takes_generator(function: Callable[..., Any]) -> bool:
@@ -134,15 +146,16 @@ def _takes_generator(function: Callable[..., Any]) -> bool:
         return False
 
 
-def sizes(m: Any, chunk: Any, part: Any) -> tuple[int, int | None]:
-    instance("part", part, slice)
-    return positive_int("m", m), None if chunk is None else positive_int("chunk", chunk)
+def sizes(m: Any, batch_size: Any, only: Any) -> tuple[int, int | None]:
+    instance("only", only, slice)
+    size = None if batch_size is None else positive_int("batch_size", batch_size)
+    return positive_int("m", m), size
 
 
-def part_of(x: Tensor, part: slice) -> Tensor:
-    if not len(x[part]):
-        refuse("part", f"a slice that holds one of the {len(x)} samples", part)
-    return x[part]
+def chosen(x: Tensor, only: slice) -> Tensor:
+    if not len(x[only]):
+        refuse("only", f"a slice that holds one of the {len(x)} samples", only)
+    return x[only]
 
 
 def usable(tensor: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ from ddi._checks import (
     random_source,
     store,
 )
-from ddi.adversary import ALL, Attack, as_attack, part_of, sizes, usable
+from ddi.adversary import ALL, Attack, as_attack, chosen, sizes, usable
 from ddi.losses import LossLike, cross_entropy, inner, loss_like, margin_loss, of_classes, rise
 from ddi.state import Model, Precision, frozen
 from ddi.threat import Box, Projection, Threat, threat_model
@@ -159,28 +159,28 @@ class PGD(Attack):
         y: Tensor,
         m: int,
         generator: torch.Generator | None = None,
-        chunk: int | None = None,
-        part: slice = ALL,
+        batch_size: int | None = None,
+        only: slice = ALL,
     ) -> Tensor:
         """``m`` perturbations a sample from independent random starts, in one batched call of ``m *
         B`` samples.
 
         Args:
             m: number of restarts, ``>= 1``.
-            chunk: largest number of samples in one forward pass. It bounds memory and changes no
-                random number. By default all ``m * B`` on a GPU, and on the CPU 96 images of
+            batch_size: largest number of samples in one forward pass. It bounds memory and changes
+                no random number. By default all ``m * B`` on a GPU, and on the CPU 96 images of
                 CIFAR's size: the memory of larger layers goes back to the system after every use,
                 and costs page faults.
-            part: attack these samples of the batch only, but draw the random starts of all, so that
+            only: attack these samples of the batch only, but draw the random starts of all, so that
                 several processes that share a batch see the numbers that one would.
 
         Returns:
-            Tensor of shape ``(m, *x[part].shape)``.
+            Tensor of shape ``(m, *x[only].shape)``.
         """
-        m, chunk = sizes(m, chunk, part)
-        if chunk is None and isinstance(x, Tensor) and not x.is_cuda:
-            chunk = max(1, 96 * 3072 // max(1, x[:1].numel()))
-        return self._attack(model, x, y, m, generator, chunk, part)
+        m, batch_size = sizes(m, batch_size, only)
+        if batch_size is None and isinstance(x, Tensor) and not x.is_cuda:
+            batch_size = max(1, 96 * 3072 // max(1, x[:1].numel()))
+        return self._attack(model, x, y, m, generator, batch_size, only)
 
     def _attack(
         self,
@@ -189,28 +189,28 @@ class PGD(Attack):
         y: Tensor,
         m: int,
         generator: torch.Generator | None,
-        chunk: int | None,
-        part: slice,
+        batch_size: int | None,
+        only: slice,
     ) -> Tensor:
         self._check(model, x, y, generator)
-        passes = Precision.of(x.device, self.autocast)
-        with passes.algebra():
+        precision = Precision.of(x.device, self.autocast)
+        with precision.algebra():
             x, y = usable(x), usable(y)
             every = x.repeat(m, *[1] * (x.ndim - 1))
-            start = self._start(every, generator).view(m, *x.shape)[:, part].flatten(0, 1)
-            x, y = part_of(x, part), y[part]
+            start = self._start(every, generator).view(m, *x.shape)[:, only].flatten(0, 1)
+            x, y = chosen(x, only), y[only]
             many, targets = x.repeat(m, *[1] * (x.ndim - 1)), y.repeat(m, *[1] * (y.ndim - 1))
-            pieces = -(-len(many) // (chunk or len(many)))  # of one size, or nearly
+            pieces = -(-len(many) // (batch_size or len(many)))  # of one size, or nearly
             size = -(-len(many) // pieces)
             each = zip(*(torch.split(t, size) for t in (many, targets, start)), strict=True)
-            found = [self._ascend(model, passes, a, b, begin, chunk) for a, b, begin in each]
+            found = [self._ascend(model, precision, a, b, d, batch_size) for a, b, d in each]
             return torch.cat(found).view(m, *x.shape)
 
     def _ascend(
-        self, model: Model, passes: Precision, x: Tensor, y: Tensor, start: Tensor, _: int | None
+        self, model: Model, precision: Precision, x: Tensor, y: Tensor, start: Tensor, _: int | None
     ) -> Tensor:
         """From these starts to perturbations."""
-        return Ascent(self, self.loss, model, passes, x, y, start).run()
+        return Ascent(self, self.loss, model, precision, x, y, start).run()
 
     def _check(self, model: Any, x: Any, y: Any, generator: Any) -> None:
         network("model", model)
@@ -230,7 +230,7 @@ class Ascent:
     attack: PGD
     loss: LossLike
     model: Model
-    passes: Precision
+    precision: Precision
     x: Tensor
     y: Tensor
     delta: Tensor
@@ -267,7 +267,7 @@ class Ascent:
         return kept if attack.keep == "best" else delta
 
     def _logits(self, images: Tensor) -> Tensor:
-        output: Tensor = self.passes.forward(lambda images: answer(self.model, images), images)
+        output: Tensor = self.precision.forward(lambda images: answer(self.model, images), images)
         if not self.checked and of_classes(self.loss):
             labels("y", self.y, len(images), logits(output, len(images)).shape[1])
         self.checked = True

@@ -50,30 +50,31 @@ class BETA(PGD):
     def _ascend(
         self,
         model: Model,
-        passes: Precision,
+        precision: Precision,
         x: Tensor,
         y: Tensor,
         start: Tensor,
-        chunk: int | None,
+        batch_size: int | None,
     ) -> Tensor:
-        def network(images: Tensor) -> Tensor:
+        def logits_of(images: Tensor) -> Tensor:
             with frozen(model), torch.no_grad():
-                output = passes.forward(lambda images: answer(model, images), images)
+                output = precision.forward(lambda images: answer(model, images), images)
             return logits(output, len(images))
 
-        classes = network(x).shape[1]
+        # two images: of one alone a BatchNorm without running statistics makes nothing
+        classes = logits_of(x[:2].clone()).shape[1]
         labels("y", y, len(x), classes)
         if classes < 2:
             raise ValueError("model must have two classes or more, got one logit")
         rivals = (y + torch.arange(1, classes, device=y.device)[:, None]) % classes
         pair = torch.stack([y.expand_as(rivals), rivals], -1).flatten(0, 1)
         many = [v.repeat(classes - 1, *[1] * (x.ndim - 1)) for v in (x, start)]
-        pieces = zip(*(torch.split(v, chunk or len(pair)) for v in (*many, pair)), strict=True)
+        pieces = zip(*(torch.split(v, batch_size or len(pair)) for v in (*many, pair)), strict=True)
         found, margins = [], []
         for some, begin, both in pieces:
-            delta = Ascent(self, _towards, model, passes, some, both, begin).run()
+            delta = Ascent(self, _towards, model, precision, some, both, begin).run()
             found.append(delta)
-            margins.append(margin_loss(network(some + delta), both[:, 0]))
+            margins.append(margin_loss(logits_of(some + delta), both[:, 0]))
         best = torch.cat(margins).view(rivals.shape).argmax(0)
         each = torch.cat(found).view(classes - 1, *x.shape)
         return each[best, torch.arange(len(x), device=x.device)]

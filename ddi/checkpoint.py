@@ -1,7 +1,8 @@
-"""The files of a run that it can be killed around: written atomically, locked, with digests,
-checked before they are used.
+"""A run's folder, as the run needs it: to be killed at any moment and to go on.
 
-One of the two modules of a run's folder; :mod:`ddi.record` is what a reader sees of it.
+Here are the writing of a file (atomically), the lock of the folder, and the checkpoints and weights
+in it, with digests that are checked before they are used. What the folder holds for a reader,
+numbers and where they come from, is :mod:`ddi.record`, which writes by this module.
 """
 
 import hashlib

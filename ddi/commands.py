@@ -236,10 +236,12 @@ def list_folder(name: str) -> int:
         raise FileNotFoundError(f"{folder} holds neither experiments (*.toml) nor records")
     for path in [*files, *records]:
         try:
-            print(_line(path))
+            line = _line(path)
         except (ValueError, OSError) as error:
             status = 1
             print(f"ddi: {error}", file=sys.stderr)
+        else:
+            print(line)
     return status
 
 

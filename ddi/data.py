@@ -121,8 +121,8 @@ class Dataset:
             ValueError: unless ``count`` is from 1 to one less than there are.
         """
         count = positive_int("count", count, len(self.x_train) - 1)
-        source = torch.Generator().manual_seed(integer("seed", seed, 0, 2**63 - 1))
-        order = torch.randperm(len(self.x_train), generator=source).to(self.x_train.device)
+        draw = torch.Generator().manual_seed(integer("seed", seed, 0, 2**63 - 1))
+        order = torch.randperm(len(self.x_train), generator=draw).to(self.x_train.device)
         held, rest = order[:count], order[count:]
         smaller = copy(self)  # parts of what has been checked are not looked at again
         store(smaller, x_train=self.x_train[rest], y_train=self.y_train[rest])
@@ -310,10 +310,10 @@ def crop_and_flip(x: Tensor, padding: int = 4, generator: torch.Generator | None
     if float_tensor("x", x, 4, all_finite=False).ndim != 4:
         refuse("x", "a batch of images, (B, C, H, W)", x)
     padding = integer("padding", padding, 0)
-    source = random_source("generator", generator, x.device)
+    draw = random_source("generator", generator, x.device)
     batch, _, height, width = x.shape
-    rows, columns = torch.randint(2 * padding + 1, (2, batch), generator=source, device=x.device)
-    flip = torch.rand(batch, generator=source, device=x.device) < 0.5
+    rows, columns = torch.randint(2 * padding + 1, (2, batch), generator=draw, device=x.device)
+    flip = torch.rand(batch, generator=draw, device=x.device) < 0.5
     down = torch.arange(height, device=x.device)[None] + rows[:, None]
     across = torch.arange(width, device=x.device)
     across = torch.where(flip[:, None], across.flip(0), across) + columns[:, None]

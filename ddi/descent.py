@@ -37,14 +37,14 @@ from ddi.combine import COMBINE, RULES, Problem, cosines, least_norm, weigh
 from ddi.gradients import Passes, Shift, columns, move, passes
 from ddi.losses import LossLike, Objective, cross_entropy, loss_like
 from ddi.objectives import Penalty
-from ddi.parallel import share, world
+from ddi.parallel import own, world
 from ddi.product import (
     METHODS,
     STEPS,
-    finite,
     finite_gram,
     frank_wolfe,
     product_rows,
+    still_finite,
 )
 from ddi.samples import check_samples
 from ddi.state import frozen
@@ -240,10 +240,10 @@ class Rule:
             self.check_batch(len(x))
             if self.per_sample:
                 check_samples(through, x)
-            part, generator = share(len(x)), _checks.random_source("generator", generator, x.device)
-            deltas = self._perturb(through, x, y, attack, generator, part)
-            shift = Shift.of(self.weight_decay, self.penalty, attack, x, generator, part)
-            x, y = x[part], y[part]
+            only, generator = own(len(x)), _checks.random_source("generator", generator, x.device)
+            deltas = self._perturb(through, x, y, attack, generator, only)
+            shift = Shift.of(self.weight_decay, self.penalty, attack, x, generator, only)
+            x, y = x[only], y[only]
             if self.per_sample:
                 move(through, x, deltas[0], y)
             if self.method == "matrix-free":
@@ -260,76 +260,78 @@ class Rule:
         y: Tensor,
         attack: AttackLike,
         generator: torch.Generator | None,
-        part: slice,
+        only: slice,
     ) -> Tensor:
-        """The perturbations whose gradients are taken, ``(m, *x[part].shape)``; one for ``single``
+        """The perturbations whose gradients are taken, ``(m, *x[only].shape)``; one for ``single``
         and ``max``.
         """
         with through.precision.passes():
             attack = as_attack(attack)
-            deltas = attack.restarts(through.model, x, y, self.attacks, generator, part=part)
+            deltas = attack.restarts(through.model, x, y, self.attacks, generator, only=only)
         if self.name == "max":
             with torch.no_grad(), frozen(through.model):
-                losses = torch.stack([*map(through.inner(x[part], y[part]), deltas)])
+                losses = torch.stack([*map(through.inner(x[only], y[only]), deltas)])
             return deltas[losses.argmax(0), torch.arange(deltas.shape[1], device=x.device)][None]
         if self.name == "comb":
-            bits = (torch.rand(self.m, len(x), generator=generator, device=x.device) < 0.5)[:, part]
+            bits = (torch.rand(self.m, len(x), generator=generator, device=x.device) < 0.5)[:, only]
             return torch.where(bits.view(*bits.shape, *[1] * (x.ndim - 1)), deltas[0], deltas[1])
         return deltas
 
     def _combined(
         self, through: Passes, x: Tensor, y: Tensor, deltas: Tensor, shift: Shift
     ) -> Step:
-        """The gradients of all perturbations, joint or a part of the batch, and their mix."""
+        """The gradients of all perturbations, joint or a group of samples, and their mix."""
         if self.per_sample:
-            rows, part, values = self._parts(through, x, y, deltas)
+            rows, group, values = self._groups(through, x, y, deltas)
             with frozen(through.model):
                 moved = shift.at(through, x, y)
         else:
             rows, values, moved = columns(through, x, y, deltas, shift)
-        m, parts, d = rows.shape
+        m, count, d = rows.shape
         if shift:
-            rows += moved[0] / parts
-            values += moved[1] / parts
-        rows, loss = rows.flatten(0, 1), float(finite("the loss", values).sum() / m)
+            rows += moved[0] / count
+            values += moved[1] / count
+        rows, loss = rows.flatten(0, 1), float(still_finite("the loss", values).sum() / m)
         if len(rows) == 1:
-            norm = float(finite("the gradient", rows[0].norm()))
+            norm = float(still_finite("the gradient", rows[0].norm()))
             return Step(rows[0], loss, {"parameters": d, "norm": norm})
-        groups = torch.arange(parts).repeat(m)
+        groups = torch.arange(count).repeat(m)
         problem = Problem(finite_gram(rows), values.cpu().flatten(), groups, self.t)
         weights, gap = COMBINE[self.name](problem)
         gradient = weights.to(rows) @ rows
         if COMBINE[self.name] is least_norm:
-            longest = problem.gram.diagonal().sqrt().view(m, parts).amax(0)
+            longest = problem.gram.diagonal().sqrt().view(m, count).amax(0)
             if gradient.norm() <= 1e-7 * longest.sum():  # 0 is in the hull: nothing descends
                 gradient = torch.zeros_like(gradient)
         if self.per_sample:
-            more = weigh(weights.view(m, parts)[:, part], gap)
+            more = weigh(weights.view(m, count)[:, group], gap)
         else:
             more = weigh(weights, gap) | cosines(problem)
-        return Step(gradient, loss, {"parameters": d, "norm": float(gradient.norm())} | more)
+        norm = float(still_finite("the gradient", gradient.norm()))
+        return Step(gradient, loss, {"parameters": d, "norm": norm} | more)
 
-    def _parts(
+    def _groups(
         self, through: Passes, x: Tensor, y: Tensor, deltas: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients ``(m, parts, d)``, the part of each sample, ``(k,)``, and the parts' shares of
-        the mean loss ``(m, parts)``.
+        """Gradients ``(m, groups, d)``, the group of each sample, ``(k,)``, and what the groups add
+        to the mean loss, ``(m, groups)``.
         """
         k = len(x) * world()
         chunks = None if self.method == "gram" else self.chunks or min(CHUNKS, k)
-        rows, part, losses = product_rows(through, x, y, deltas, chunks)
+        rows, group, losses = product_rows(through, x, y, deltas, chunks)
         values = losses.new_zeros(rows.shape[:2], dtype=torch.float64)
-        return rows, part, values.index_add_(1, part.to(x.device), losses.double() / k)
+        return rows, group, values.index_add_(1, group.to(x.device), losses.double() / k)
 
     def _matrix_free(
         self, through: Passes, x: Tensor, y: Tensor, deltas: Tensor, shift: Shift
     ) -> Step:
-        assert self.max_iter is not None  # it has a default
         with frozen(through.model):
             row, value = shift.at(through, x, y)
-        point = frank_wolfe(through, x, y, deltas, 1e-6, self.max_iter, certify=False, shift=row)
-        more = {"parameters": len(point.vector), "norm": float(point.vector.norm())}
-        loss = float(finite("the loss", point.losses.mean() + value))
+        assert (most := self.max_iter) is not None  # it has a default
+        point = frank_wolfe(through, x, y, deltas, 1e-6, most, measure_gap=False, shift=row)
+        norm = float(still_finite("the gradient", point.vector.norm()))
+        more = {"parameters": len(point.vector), "norm": norm}
+        loss = float(still_finite("the loss", point.losses.mean() + value))
         return Step(point.vector, loss, more | weigh(point.weights, point.gap))
 
 

@@ -73,7 +73,7 @@ def clean_accuracy(model: Model, x: Tensor, y: Tensor, batch_size: int | None = 
         FloatingPointError: if logits are NaN.
     """
     _check(model, x, y)
-    return _share(_correct(model, x, y, _size(x, batch_size)))
+    return _accuracy(_correct(model, x, y, _size(x, batch_size)))
 
 
 def robust_accuracy(
@@ -98,7 +98,7 @@ def robust_accuracy(
     Raises:
         ValueError: as for :func:`clean_accuracy`, and for ``restarts < 1``.
     """
-    return _share(standing(model, x, y, attack, restarts, generator, batch_size, progress))
+    return _accuracy(standing(model, x, y, attack, restarts, generator, batch_size, progress))
 
 
 def standing(
@@ -119,11 +119,11 @@ def standing(
     random_source("generator", generator, x.device)
     size, hidden = _size(x, batch_size), not flag("progress", progress)
     stands = _correct(model, x, y, size)
-    parts = torch.split(torch.arange(len(x), device=x.device), size)
-    rounds = [part for _ in range(restarts) for part in parts]
+    batches = torch.split(torch.arange(len(x), device=x.device), size)
+    rounds = [batch for _ in range(restarts) for batch in batches]
     compiled = isinstance(model, nn.Module) and eager(model) is not model
-    for part in tqdm(rounds, desc="attack", disable=hidden):
-        left = part if compiled and stands[part].any() else part[stands[part]]
+    for batch in tqdm(rounds, desc="attack", disable=hidden):
+        left = batch if compiled and stands[batch].any() else batch[stands[batch]]
         if len(left):
             adversarial = x[left] + attack(model, x[left], y[left], generator)
             stands[left] &= _correct(model, adversarial, y[left], size)
@@ -184,7 +184,7 @@ def autoattack_accuracy(
         suite = AutoAttack(in_float32, norm=norm, eps=eps, seed=seed, device=x.device)
         _few_classes(suite, classes)
         found, *_ = suite.run_standard_evaluation(x.float(), y, batch_size=batch_size)
-        return _share(_correct(in_float32, found, y, batch_size))
+        return _accuracy(_correct(in_float32, found, y, batch_size))
 
 
 class _InFloat32(nn.Module):
@@ -260,7 +260,7 @@ def _size(x: Tensor, batch_size: int | None) -> int:
     return positive_int("batch_size", usual if batch_size is None else batch_size)
 
 
-def _share(right: Tensor) -> Accuracy:
+def _accuracy(right: Tensor) -> Accuracy:
     return Accuracy(right.double().mean().item(), len(right))
 
 

@@ -312,9 +312,9 @@ def _build(where: str, experiment: str, arm: str, data: str, tables: dict[str, A
             model_of(model)
         setting = make("setting", Setting, tables.get("setting", {}))
         kernels = make("kernels", Kernels, tables.get("kernels", {}))
-        plain = attack_of("attack", {"kind": "PGD"} | tables.get("attack", {}))
-        attack = kernels.attack(plain)
-        evaluation = attack_of("evaluation", default_attack(plain, tables.get("evaluation", {})))
+        given = attack_of("attack", {"kind": "PGD"} | tables.get("attack", {}))
+        attack = kernels.attack(given)
+        evaluation = attack_of("evaluation", default_attack(given, tables.get("evaluation", {})))
         rule = rule_of("rule", {"name": "single"} | tables.get("rule", {}), setting.lr)
         phases = _phases(tables, rule, attack, setting, kernels)
         sampler = make("sampler", Sampler, tables["sampler"]) if "sampler" in tables else None

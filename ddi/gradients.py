@@ -6,7 +6,6 @@ autocast that the caller has switched on, and nothing else does: from the logits
 dtype of the images.
 """
 
-import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,7 +32,6 @@ __all__ = [
     "columns",
     "move",
     "passes",
-    "sound",
 ]
 
 
@@ -114,14 +112,13 @@ class Passes:
         # inside frozen this is undone on leaving; outside they have it already
         parameters = [p.requires_grad_() for p in self.parameters.values()]
         found = _differentiable(values())
-        total = found.sum() / k
-        each = _checks.derivatives(total, parameters, zeros=True)
+        each = _checks.derivatives(found.sum() / k, parameters, zeros=True)
         for piece, one in zip(torch.split(out, self.sizes), each, strict=True):
             piece.view_as(one).copy_(one)
         return found.detach()
 
-    def part_gradients(self, x: Tensor, delta: Tensor, y: Tensor, k: int, out: Tensor) -> Tensor:
-        """The same as :meth:`gradient` for each of ``len(out)`` consecutive parts of equal size,
+    def group_gradients(self, x: Tensor, delta: Tensor, y: Tensor, k: int, out: Tensor) -> Tensor:
+        """The same as :meth:`gradient` for each of ``len(out)`` consecutive groups of equal size,
         into the rows of ``out``: all at once by ``vmap``, or one after the other where the model
         has an operator that ``vmap`` does not know.
         """
@@ -134,7 +131,7 @@ class Passes:
             each = zip(*pieces, out, strict=True)
             losses = torch.cat([self.gradient(a, d, b, k, row) for a, d, b, row in each])
             warnings.warn(
-                "vmap does not know an operator of this model, so its parts are differentiated one "
+                "vmap does not know an operator of this model, so groups are differentiated one "
                 f"after the other: slower, and the same values ({_first_line(error)})",
                 RuntimeWarning,
                 stacklevel=2,
@@ -149,7 +146,7 @@ class Passes:
             return losses.sum(), losses
 
         pieces = (v.reshape(len(out), -1, *v.shape[1:]) for v in (x, delta, y))
-        with _plain_kernels():
+        with _unfused():
             every = vmap(grad(value, has_aux=True), in_dims=(None, 0, 0, 0))
             each, losses = every(self.detached(), *pieces)
         for piece, one in zip(torch.split(out, self.sizes, 1), each.values(), strict=True):
@@ -164,12 +161,12 @@ class Passes:
             ValueError: if the model has an operator without forward-mode derivative.
         """
         parameters = self.detached()
-        parts = zip(parameters.items(), torch.split(w, self.sizes), strict=True)
-        tangent = {name: part.view_as(p).to(p) for (name, p), part in parts}
-        plain = replace(self, precision=replace(self.precision, low=False))
+        pieces = zip(parameters.items(), torch.split(w, self.sizes), strict=True)
+        tangent = {name: piece.view_as(p).to(p) for (name, p), piece in pieces}
+        full = replace(self, precision=replace(self.precision, low=False))
         try:
-            with _plain_kernels():
-                both = jvp(lambda p: plain.inner(x, y, p)(delta), (parameters,), (tangent,))
+            with _unfused():
+                both = jvp(lambda p: full.inner(x, y, p)(delta), (parameters,), (tangent,))
             values, slopes = both[:2]
             return values, slopes
         except torch.OutOfMemoryError:
@@ -204,7 +201,7 @@ class Shift:
         attack: AttackLike,
         x: Tensor,
         generator: torch.Generator | None,
-        part: slice,
+        only: slice,
     ) -> "Shift":
         """With points for the whole batch, as one process would draw them, in the attack's set.
 
@@ -216,9 +213,8 @@ class Shift:
         threat = getattr(attack, "threat", None)
         if not isinstance(threat, Threat):
             _checks.refuse("attack", "one of ddi's beside a penalty, which needs its set", attack)
-        return cls(
-            weight_decay, penalty, tuple(p[part] for p in penalty.points(x, threat, generator))
-        )
+        points = penalty.points(x, threat, generator)
+        return cls(weight_decay, penalty, tuple(p[only] for p in points))
 
     def __bool__(self) -> bool:
         return bool(self.weight_decay) or self.penalty is not None
@@ -242,7 +238,9 @@ class Shift:
 
         def terms() -> Tensor:
             found = penalty.terms(through.inner(x, y), x, *self.points)
-            return _checks.float_tensor("the penalty's terms", found, shape=(len(x),))
+            return _checks.float_tensor(
+                "the penalty's terms", found, 1, (len(x),), all_finite=False
+            )
 
         mean = total(through.gradient_of(terms, k, slope).double().sum()) / k
         weight = penalty.weigh(float(mean))
@@ -275,23 +273,6 @@ def move(through: Passes, x: Tensor, delta: Tensor, y: Tensor) -> None:
             through.losses(x, delta, y)
 
 
-def sound(model: nn.Module, loss: LossLike, x: Tensor, y: Tensor) -> bool:
-    """Whether weights, loss and gradient of the clean images are finite and small enough to square:
-    where not, training has diverged.
-    """
-    if not all(torch.isfinite(p).all() for p in model.parameters()):
-        return False
-    model = eager(model)
-    try:
-        with torch.enable_grad():
-            value = inner(loss, model, x, y)(torch.zeros_like(x)).mean()
-            gradients = _checks.derivatives(value, list(trainable(model).values()))
-    except (ValueError, RuntimeError):
-        return True  # another mistake
-    largest = max(float(g.double().norm()) for g in gradients if g is not None)
-    return math.isfinite(value.item()) and largest < 1e18
-
-
 def assign_gradient(model: nn.Module, flat: Tensor) -> None:
     """Put a flat gradient into ``.grad`` of the trainable parameters, in their order; the others'
     stay as they are.
@@ -302,9 +283,9 @@ def assign_gradient(model: nn.Module, flat: Tensor) -> None:
     parameters = trainable(model).values()
     sizes = [p.numel() for p in parameters]
     _checks.float_tensor("flat", flat, shape=(sum(sizes),))
-    for parameter, part in zip(parameters, torch.split(flat.detach(), sizes), strict=True):
+    for parameter, piece in zip(parameters, torch.split(flat.detach(), sizes), strict=True):
         # in the parameter's order in memory, too
-        parameter.grad = torch.empty_like(parameter).copy_(part.view_as(parameter))
+        parameter.grad = torch.empty_like(parameter).copy_(piece.view_as(parameter))
 
 
 def _differentiable(losses: Tensor) -> Tensor:
@@ -315,7 +296,7 @@ def _differentiable(losses: Tensor) -> Tensor:
 
 
 @contextmanager
-def _plain_kernels() -> Iterator[None]:
+def _unfused() -> Iterator[None]:
     """Attention of plain operations, which forward mode and ``vmap`` know, not of fused ones."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

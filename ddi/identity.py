@@ -21,7 +21,7 @@ from ddi.losses import Named
 from ddi.naming import Reading, named
 from ddi.state import eager, frozen
 
-__all__ = ["as_table", "constants", "differences", "flat", "network"]
+__all__ = ["as_table", "constants", "differences", "flat", "network_hash"]
 
 NONE = "none"  # TOML has no null: where None is not the default, this word stands for it
 
@@ -45,7 +45,7 @@ def as_table(thing: Any) -> dict[str, Any]:
     return table | ({"code": named(type(thing))} if "#" in named(type(thing)) else {})
 
 
-def network(model: nn.Module) -> str:
+def network_hash(model: nn.Module) -> str:
     """Hash of a network without its weights: kinds, plain attributes and code of its modules
     (an activation, a rate of dropout), names, shapes and dtypes of parameters and buffers.
     """

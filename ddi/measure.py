@@ -19,7 +19,7 @@ from ddi.evaluate import (
     masking_signs,
     robust_accuracy,
 )
-from ddi.identity import network
+from ddi.identity import network_hash
 from ddi.record import Record, provenance, read_record, write_json
 from ddi.tables import attack_of, default_attack, model_of
 
@@ -106,7 +106,7 @@ def _inline(name: str, given: str) -> dict[str, Any]:
 
 
 def _check_network(record: Record, model: nn.Module, data: str) -> None:
-    if record.provenance.get("network", here := network(model)) != here:
+    if record.provenance.get("network", here := network_hash(model)) != here:
         raise ValueError(
             f"{record.name}: the network that was trained is another one than its record describes "
             f"for {data}; say how it is made with --network, or evaluate it from Python"

@@ -67,9 +67,9 @@ def from_page(
     folder = Path(out) if out is not None else repository() / "results"
     end = time.monotonic() + 60 * minutes
     for i, one in enumerate(runs):
-        share = (end - time.monotonic()) / (len(runs) - i)
+        seconds = (end - time.monotonic()) / (len(runs) - i)
         go = partial(commands.run, [one], str(folder), None, CHECKPOINT)
-        status, rung = _within(share, go)
+        status, rung = _within(seconds, go)
         if status == 130 and not rung:  # the reader stopped it
             break
     return read_records(folder / runs[0].experiment)

@@ -19,9 +19,9 @@ __all__ = [
     "average_buffers",
     "gather",
     "on_first",
+    "own",
     "rank",
     "sent",
-    "share",
     "start",
     "total",
     "world",
@@ -51,7 +51,7 @@ def rank() -> int:
     return dist.get_rank() if world() > 1 else 0
 
 
-def share(count: int) -> slice:
+def own(count: int) -> slice:
     """The samples of a batch of ``count`` that are this process's.
 
     Raises:

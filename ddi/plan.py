@@ -17,7 +17,7 @@ from ddi.data import Dataset
 from ddi.descent import Rule
 from ddi.identity import as_table
 from ddi.objectives import Penalty
-from ddi.parallel import share
+from ddi.parallel import own
 from ddi.samplers import Sampler
 from ddi.samples import leaves_of
 from ddi.sharpness import SAM, AnyRule, fresh
@@ -153,8 +153,8 @@ def whole_plan(
 
 def memories(plan: Sequence[Phase]) -> list[Penalty | SAM]:
     """What of the phases' rules may remember something from step to step."""
-    parts = [part for phase in plan for part in (phase.rule, phase.rule.penalty)]
-    return [part for part in parts if isinstance(part, (Penalty, SAM))]
+    all_of = [thing for phase in plan for thing in (phase.rule, phase.rule.penalty)]
+    return [thing for thing in all_of if isinstance(thing, (Penalty, SAM))]
 
 
 def phase_at(plan: Sequence[Phase], setting: Setting, epoch: int) -> Phase:
@@ -208,7 +208,7 @@ def check_plan(setting: Setting, plan: Sequence[Phase], data: Dataset) -> None:
             f"batch_size and validation must fit into the {len(data.x_train)} training images, "
             f"got {setting.batch_size} and {setting.validation}"
         )
-    share(setting.batch_size)
+    own(setting.batch_size)
     for phase in plan:
         if setting.weight_decay and phase.rule.weight_decay:
             raise ValueError(

@@ -121,7 +121,7 @@ def label_ends(drawn: Sequence[Line2D], texts: Sequence[str], gap: float = 14.0)
         return
     ax = _axes(drawn[0])
     points = 72 / ax.figure.dpi
-    ends = [float(ax.transData.transform(_end(line))[1]) * points for line in drawn]
+    ends = [float(ax.transData.transform(_end(one))[1]) * points for one in drawn]
     order = sorted(range(len(drawn)), key=lambda i: ends[i])
     places = np.array([ends[i] for i in order])
     for _ in range(200):  # push neighbours apart, half a way each
@@ -181,14 +181,14 @@ def curves(
             "marker": "osv^DP"[i % 6],
         }
         style = METHODS.get(ARMS.get(arm, name), other) | {"markevery": max(1, length // 8)}
-        (line,) = ax.plot(at, values.mean(0), **style)
+        (curve,) = ax.plot(at, values.mean(0), **style)
         if len(values) > 1:
             spread = values.std(0, ddof=1)
             mean = values.mean(0)
             ax.fill_between(
-                at, mean - spread, mean + spread, color=line.get_color(), alpha=0.15, linewidth=0
+                at, mean - spread, mean + spread, color=curve.get_color(), alpha=0.15, linewidth=0
             )
-        drawn.append(line)
+        drawn.append(curve)
     figure: Any = ax.figure
     figure.draw_without_rendering()
     label_ends(drawn, list(names.values()))

@@ -72,7 +72,7 @@ def product_point(
     loss: LossLike = cross_entropy,
     tol: float = 1e-6,
     max_iter: int = STEPS,
-    certify: bool = True,
+    measure_gap: bool = True,
 ) -> ProductPoint:
     """Solve ``min || 1/k sum_i sum_j a_ji grad L_ij ||`` over one simplex a sample, ``L_ij =
     loss(model(x_i + d_ji), y_i)``, or the value of an :class:`ddi.losses.Objective`.
@@ -81,14 +81,14 @@ def product_point(
         model: run in eval mode and left as found. x: ``(k, ...)``. y: ``(k,)``. deltas: ``(m, k,
             ...)``.
         method: ``"gram"``, ``"chunks"`` or ``"matrix-free"`` (see the module).
-        chunks: number of parts of the batch that each choose together; needed by, and only for,
+        chunks: number of groups of samples that each choose together; needed by, and only for,
             ``"chunks"``.
         loss: one value a sample.
         tol, max_iter: for ``"matrix-free"``: stop at ``gap <= tol * ||w||^2`` or after ``max_iter``
-            steps (0: certify the first restart); the gap says how far that is from the solution.
-        certify: for ``"matrix-free"``: measure the gap after the last step too, by ``m`` passes.
-            Without, ``gap`` is what the line search of that step proves, for which the same two
-            inequalities hold.
+            steps (0: the first restart); the gap says how far that is from the solution.
+        measure_gap: for ``"matrix-free"``: measure the gap after the last step too, by ``m``
+            passes. Without, ``gap`` is what the line search of that step proves, for which the
+            same two inequalities hold.
 
     Raises:
         ValueError: for shapes that do not agree, an unknown method, an impossible number of chunks,
@@ -99,16 +99,16 @@ def product_point(
         given = f'{chunks!r} with method="{method}"'
         raise ValueError(f'chunks must be given with method="chunks" and only then, got {given}')
     tol, max_iter = _checks.non_negative("tol", tol), _checks.integer("max_iter", max_iter, 0)
-    certify = _checks.flag("certify", certify)
+    measure_gap = _checks.flag("measure_gap", measure_gap)
     with _batch(model, x, y, deltas, loss) as through:
         if method == "matrix-free":
-            return frank_wolfe(through, x, y, deltas, tol, max_iter, certify)
-        rows, part, losses = product_rows(through, x, y, deltas, chunks)
+            return frank_wolfe(through, x, y, deltas, tol, max_iter, measure_gap)
+        rows, group, losses = product_rows(through, x, y, deltas, chunks)
         groups, rows = torch.arange(rows.shape[1]).repeat(len(rows)), rows.flatten(0, 1)
-        finite("the loss", losses)
+        still_finite("the loss", losses)
         point = min_norm_product(finite_gram(rows), groups)
         weights = point.weights.to(rows)
-        each = weights.view(len(deltas), -1)[:, part]
+        each = weights.view(len(deltas), -1)[:, group]
         return ProductPoint(weights @ rows, each, float(point.gap), point.iterations, losses)
 
 
@@ -119,7 +119,7 @@ def sample_losses(
     for :func:`product_point`.
     """
     with _batch(model, x, y, deltas, loss) as through, torch.no_grad(), frozen(model):
-        return finite("the loss", torch.stack([*map(through.inner(x, y), deltas)]))
+        return still_finite("the loss", torch.stack([*map(through.inner(x, y), deltas)]))
 
 
 def per_sample_gradients(
@@ -131,8 +131,8 @@ def per_sample_gradients(
     with _batch(model, x, y, deltas, loss) as through, frozen(model):
         rows = through.rows(*deltas.shape[:2])
         for row, d in zip(rows, deltas, strict=True):
-            through.part_gradients(x, d, y, 1, row)
-        return finite("the gradient", rows)
+            through.group_gradients(x, d, y, 1, row)
+        return still_finite("the gradient", rows)
 
 
 def chunk_gradients(
@@ -150,8 +150,8 @@ def chunk_gradients(
     """
     chunks = _checks.positive_int("chunks", chunks)
     with _batch(model, x, y, deltas, loss) as through:
-        rows, part, _ = product_rows(through, x, y, deltas, chunks)
-        return finite("the gradient", rows), part
+        rows, group, _ = product_rows(through, x, y, deltas, chunks)
+        return still_finite("the gradient", rows), group
 
 
 # --------------------------------------------------------------------------------------------------
@@ -179,8 +179,8 @@ def product_rows(
     """
     k = len(x) * world()
     chunks = k if chunks is None else _checks.positive_int("chunks", chunks, k)
-    part = torch.arange(k) * chunks // k
-    mine, counts = torch.unique_consecutive(part[rank() * len(x) :][: len(x)], return_counts=True)
+    group = torch.arange(k) * chunks // k
+    mine, counts = torch.unique_consecutive(group[rank() * len(x) :][: len(x)], return_counts=True)
     sizes: list[int] = counts.tolist()
     equal = k % chunks == 0 and chunks % world() == 0
     rows = through.rows(len(deltas), chunks)
@@ -189,13 +189,13 @@ def product_rows(
     losses = []
     with frozen(through.model):
         for row, d in zip(rows[:, mine[0] : mine[-1] + 1], deltas, strict=True):
-            if k < 8 * chunks and equal:  # small parts of equal size, all at once
-                losses.append(through.part_gradients(x, d, y, k, row))
+            if k < 8 * chunks and equal:  # small chunks of equal size, all at once
+                losses.append(through.group_gradients(x, d, y, k, row))
             else:
                 pieces = zip(*(torch.split(v, sizes) for v in (x, d, y)), row, strict=True)
                 found = [through.gradient(a, d, b, k, out) for a, d, b, out in pieces]
                 losses.append(torch.cat(found))
-    return total(rows), part, gather(torch.stack(losses), 1)
+    return total(rows), group, gather(torch.stack(losses), 1)
 
 
 def frank_wolfe(
@@ -205,7 +205,7 @@ def frank_wolfe(
     deltas: Tensor,
     tol: float,
     max_iter: int,
-    certify: bool,
+    measure_gap: bool,
     shift: Tensor | float = 0.0,
 ) -> ProductPoint:
     """One forward-mode pass along ``w`` gives every ``<w, grad L_ij>``; one backward pass gives the
@@ -235,14 +235,14 @@ def frank_wolfe(
             w = w - step * away
             weights = (1 - step) * weights
             weights[pick, sample] += step
-            if steps == max_iter and not certify:  # twice what the objective can still fall
+            if steps == max_iter and not measure_gap:  # twice what the objective can still fall
                 gap = max(0.0, 2 * gap - 2 * step * gap + step**2 * squared)
                 break
-    losses = finite("the loss", gather(losses, 1))
+    losses = still_finite("the loss", gather(losses, 1))
     return ProductPoint(w, gather(weights, 1), _number(gap), steps, losses)
 
 
-def finite(what: str, values: Tensor) -> Tensor:
+def still_finite(what: str, values: Tensor) -> Tensor:
     """``values`` if all are finite.
 
     Raises:
@@ -255,10 +255,10 @@ def finite(what: str, values: Tensor) -> Tensor:
 
 def finite_gram(rows: Tensor) -> Tensor:
     """The Gram matrix of the rows, on the CPU, where the problem is solved; errors as
-    :func:`finite`.
+    :func:`still_finite`.
     """
     gram = products(rows).cpu()
-    finite("the gradient", gram.diagonal())
+    still_finite("the gradient", gram.diagonal())
     return gram
 
 

@@ -1,9 +1,10 @@
-"""Records: one folder a run, with its configuration, its numbers and where they come from.
+"""A run's folder, as a reader needs it: its configuration, its numbers and where they come from.
 
 ``results/<experiment>/<arm>-seed<k>/`` holds ``config.toml``, ``metrics.csv`` (a row an epoch) and
 ``provenance.json``. Every write is atomic, one process at a time writes, and what is there already
 is overwritten only by the very same run; a run that dies leaves a record that says ``"complete":
-false``. The weights beside it are the business of :mod:`ddi.checkpoint`.
+false``. How files are written, the lock, and the checkpoints and weights beside the record are in
+:mod:`ddi.checkpoint`.
 """
 
 import csv

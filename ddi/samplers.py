@@ -123,16 +123,16 @@ class _Watched(Attack):
         y: Tensor,
         m: int,
         generator: torch.Generator | None = None,
-        chunk: int | None = None,
-        part: slice = ALL,
+        batch_size: int | None = None,
+        only: slice = ALL,
     ) -> Tensor:
         """An image counts as misclassified if one of its perturbations is."""
-        deltas = self.attack.restarts(model, x, y, m, generator, chunk, part)
+        deltas = self.attack.restarts(model, x, y, m, generator, batch_size, only)
         if self.counted:
             return deltas
         with torch.no_grad(), frozen(model):
-            wrong = torch.stack([model(x[part] + d).argmax(1) != y[part] for d in deltas]).any(0)
-        self.draws.follow(wrong, y[part])
+            wrong = torch.stack([model(x[only] + d).argmax(1) != y[only] for d in deltas]).any(0)
+        self.draws.follow(wrong, y[only])
         self.counted = True
         return deltas
 

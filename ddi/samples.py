@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ddi import _checks
 from ddi.gradients import Passes
-from ddi.state import call, draws, eager, frozen
+from ddi.state import call, draws_numbers, eager, frozen
 
 __all__ = ["check_samples", "leaves_of"]
 
@@ -36,7 +36,7 @@ def check_samples(through: Passes, x: Tensor) -> None:
         def run() -> None:
             found.append(through.precision.forward(partial(call, model, others), images))
 
-        if draws(model, run):
+        if draws_numbers(model, run):
             raise ValueError(
                 "model must draw no random numbers in eval mode for directions a sample, got "
                 "one that does (a dropout that is always on, noise in forward): each of its "

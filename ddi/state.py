@@ -26,7 +26,7 @@ __all__ = [
     "Precision",
     "call",
     "displaced",
-    "draws",
+    "draws_numbers",
     "eager",
     "frozen",
     "once",
@@ -114,8 +114,8 @@ def displaced(model: nn.Module, flat: Tensor) -> Iterator[None]:
     _checks.float_tensor("flat", flat, shape=(sum(sizes),))
     before = [p.detach().clone() for p in parameters]
     try:
-        for p, part in zip(parameters, torch.split(flat.detach(), sizes), strict=True):
-            p.data.add_(part.view_as(p))
+        for p, piece in zip(parameters, torch.split(flat.detach(), sizes), strict=True):
+            p.data.add_(piece.view_as(p))
         yield
     finally:
         for p, value in zip(parameters, before, strict=True):
@@ -187,7 +187,7 @@ def call(model: nn.Module, parameters: Mapping[str, Tensor], images: Tensor) -> 
             holder[key] = held
 
 
-def draws(model: nn.Module, run: Callable[[], object]) -> bool:
+def draws_numbers(model: nn.Module, run: Callable[[], object]) -> bool:
     """Whether ``run()`` draws from torch's generators or from one that a module of ``model`` holds;
     what it draws is put back.
     """

@@ -222,7 +222,8 @@ def model_of(spec: dict[str, Any], data: Dataset | None = None) -> nn.Module:
     if name.startswith("python:"):
         raise ValueError(
             f"this run was made from Python, with a {name[7:]} whose options are not recorded; say "
-            'how it is made, as in train(..., about={"model": {"name": "MLP", "hidden": [64]}})'
+            "how it is made: evaluate --network 'name=\"MLP\", hidden=[64]', or before the run "
+            'train(..., about={"model": {"name": "MLP", "hidden": [64]}})'
         )
     known("model.name", [name], MODELS)
     signature = inspect.signature(MODELS[name]).parameters

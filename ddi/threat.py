@@ -295,8 +295,8 @@ class L1(Threat):
         signs = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device) - 0.5
         waits = torch.empty_like(x.detach()).exponential_(generator=generator)
         last = torch.empty_like(waits.flatten(1)[:, 0]).exponential_(generator=generator)
-        share = self.eps / (self.norm(waits) + last)
-        noise = torch.copysign(waits, signs) * share.view((-1,) + (1,) * (x.ndim - 1))
+        scale = self.eps / (self.norm(waits) + last)
+        noise = torch.copysign(waits, signs) * scale.view((-1,) + (1,) * (x.ndim - 1))
         return (project or self.projection(x))(noise)  # in the ball: the projection is the clip
 
     def steepest(self, gradient: Tensor) -> Tensor:

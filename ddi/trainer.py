@@ -24,8 +24,8 @@ from ddi.adversary import Attack, AttackLike, as_attack
 from ddi.checkpoint import Checkpoints, save_atomically
 from ddi.data import Dataset, crop_and_flip
 from ddi.evaluate import by_class, clean_accuracy, standing
-from ddi.gradients import assign_gradient, sound
-from ddi.identity import constants, flat, network
+from ddi.gradients import assign_gradient
+from ddi.identity import constants, flat, network_hash
 from ddi.parallel import average_buffers, on_first, rank, sent
 from ddi.plan import (
     Phase,
@@ -111,7 +111,7 @@ def train(
     own = {"data": data.name, "model": {"name": f"python:{type(eager(model)).__name__}"}}
     config = config_of(setting, plan, evaluation, sampler) | own | words.table("about", about or {})
     source = provenance(data, data.x_train.device, data.x_train.dtype)
-    source["network"] = network(model)
+    source["network"] = network_hash(model)
     source["constants"] = constants(model, data.x_train[:2])
     source["frozen"] = [n for n, p in eager(model).named_parameters() if not p.requires_grad]
     run = flat(config) | flat({key: source[key] for key in DECIDES})
@@ -166,8 +166,8 @@ class _Training:
         evaluation: AttackLike,
         record: RunWriter | None,
     ) -> None:
-        part, self.x_val, self.y_val = data.hold_out(setting.validation)
-        self.x, self.y, self.device = part.x_train, part.y_train, part.x_train.device
+        rest, self.x_val, self.y_val = data.hold_out(setting.validation)
+        self.x, self.y, self.device = rest.x_train, rest.y_train, rest.x_train.device
         self.model, self.setting, self.plan = model, setting, plan
         self.evaluation, self.record = evaluation, record
         self.batches, self.attacks = (
@@ -197,7 +197,7 @@ class _Training:
             "torch": torch.random.get_rng_state(),
             "cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
             "classes": None if self.draws is None else self.draws.weights,
-            "memories": [part.state_dict() for part in memories(self.plan)],
+            "memories": [memory.state_dict() for memory in memories(self.plan)],
             "at": {f.name: getattr(self.at, f.name) for f in fields(self.at)},
         }
 
@@ -212,8 +212,8 @@ class _Training:
             torch.cuda.set_rng_state(state["cuda"], self.device)
         if self.draws is not None:
             self.draws.weights = state["classes"].to(self.device)
-        for part, held in zip(memories(self.plan), state.get("memories", []), strict=False):
-            part.load_state_dict(held)
+        for memory, held in zip(memories(self.plan), state.get("memories", []), strict=False):
+            memory.load_state_dict(held)
         self.at = _At(**state["at"])
         if self.record is not None:
             self.record.resume(self.at.rows, self.at.seconds)
@@ -273,10 +273,10 @@ class _Training:
         images, labels = self.x[chosen], self.y[chosen]
         if self.setting.augment:
             images = crop_and_flip(images, generator=self.batches)
-        with self.divergence_named(rule, images, labels):
+        with self.divergence_placed():
             step = rule(self.model.train(), images, labels, attack, self.attacks)
-        if not (math.isfinite(step.loss) and torch.isfinite(step.gradient).all()):
-            raise FloatingPointError(f"the loss is {step.loss} in {self.where()}")
+            if not (math.isfinite(step.loss) and torch.isfinite(step.gradient).all()):
+                raise FloatingPointError(f"the loss is {step.loss}, or the gradient not finite")
         assign_gradient(self.model, step.gradient)
         self.optimiser.step()
         average_buffers(self.model)
@@ -295,7 +295,7 @@ class _Training:
         if self.record is None:
             return
         count = len(self.x_val)
-        with self.divergence_named(rule, self.x_val, self.y_val):
+        with self.divergence_placed():
             clean = clean_accuracy(self.model, self.x_val, self.y_val).value
             stands = self.stands(self.x_val, self.y_val)
             robust_train = self.stands(self.x[:count], self.y[:count]).double().mean().item()
@@ -325,20 +325,11 @@ class _Training:
         with _own_randomness(self.device, 0):
             return standing(self.model, x, y, self.evaluation, 1, draw)
 
-    def where(self) -> str:
-        """For messages."""
-        return f"epoch {self.at.epoch + 1}, step {self.at.step + 1}"
-
     @contextmanager
-    def divergence_named(self, rule: AnyRule, x: Tensor, y: Tensor) -> Iterator[None]:
-        """What a diverged network makes of a rule or an attack (a check that fails, an algebra that
-        does) is told apart from all other mistakes.
-        """
+    def divergence_placed(self) -> Iterator[None]:
+        """What rules, attacks and evaluation say of a network that has diverged, with the step."""
         try:
             yield
-        except (ValueError, ArithmeticError, RuntimeError) as error:
-            if not isinstance(error, FloatingPointError) and sound(self.model, rule.loss, x, y):
-                raise
-            raise FloatingPointError(
-                f"training is no longer finite in {self.where()}: {error}"
-            ) from error
+        except FloatingPointError as error:
+            at = f"epoch {self.at.epoch + 1}, step {self.at.step + 1}"
+            raise FloatingPointError(f"training is no longer finite in {at}: {error}") from error

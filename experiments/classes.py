@@ -6,7 +6,7 @@
     python experiments/classes.py --table         # the analysis of what is recorded
 
 The design, fixed before any run, is experiments/classes.md. Writes results/classes/eps<eps>/
-<cell>.json. The networks of all seeds are trained side by side (``Stack`` of the ledger).
+<cell>.json. The networks of all seeds are trained side by side (``stack.py``).
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ledger import Passes, Stack
+from stack import Passes, Stack
 from torch import Tensor
 
 import ddi
@@ -134,7 +134,7 @@ class Course:
         random = _random(self.parts.seeds[0], 1 + step)
         index = self.batch(random).flatten()
         x, y = self.parts.x[index], self.parts.y[index]
-        delta = self.attack.restarts(self.stack, x, y, 1, random, chunk=len(x))
+        delta = self.attack.restarts(self.stack, x, y, 1, random, batch_size=len(x))
         passes = Passes.of(self.stack, x, y, delta)
         # one row a class (in the cells with balanced batches, which alone look at the rows)
         passes = Passes(passes.losses.view(s, C, PER_CLASS), passes.inputs, passes.slopes)
@@ -177,7 +177,7 @@ class Course:
         for number, (name, index) in enumerate(parts):
             x, y = self.parts.x[index.flatten()], self.parts.y[index.flatten()]
             random = _random(self.parts.seeds[0], 1_000_000 + number)
-            deltas = attack.restarts(self.stack, x, y, RESTARTS, random, chunk=len(x))
+            deltas = attack.restarts(self.stack, x, y, RESTARTS, random, batch_size=len(x))
             with torch.no_grad():
                 right = self.stack(x).argmax(1) == y
                 robust = right.clone()

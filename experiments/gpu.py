@@ -129,8 +129,8 @@ def attempted(command: list[str], end: float) -> str:
     return "done" if status == 0 else f"FAILED with status {status}"
 
 
-def main() -> int:
-    """Run what is left of the plan until the time is up, and pack the records."""
+def command_line() -> argparse.ArgumentParser:
+    """Its options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--seconds",
@@ -153,7 +153,12 @@ def main() -> int:
     parser.add_argument(
         "--tiny", action="store_true", help="the same steps at toy size, on the CPU"
     )
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """Run what is left of the plan until the time is up, and pack the records."""
+    options = command_line().parse_args()
     end = time.monotonic() + options.seconds
     options.work.mkdir(parents=True, exist_ok=True)
     done = options.work / "done.txt"
@@ -166,10 +171,7 @@ def main() -> int:
         if name in finished:
             continue
         started = time.monotonic()
-        for attempt in (
-            command,
-            uncompiled,
-        ):  # whatever a compiler does not like still runs without it
+        for attempt in (command, uncompiled):  # what a compiler does not like runs without it
             state = attempted(attempt, end)
             print(f"== {name}: {state} after {time.monotonic() - started:.0f} s", flush=True)
             if not state.startswith("FAILED") or command == uncompiled:

@@ -56,14 +56,8 @@ def run(data: Dataset, source: dict, train_on: str, lr: float, seed: int) -> Non
     y, y_test = (2.0 * labels - 1 for labels in (data.y_train, data.y_test))
     generator = torch.Generator().manual_seed(seed)
     θ, θ0 = ((2 * torch.rand(n, generator=generator) - 1) / 28 for n in (784, 1))
-    config = SETTING | {
-        "arm": arm,
-        "train_on": train_on,
-        "lr": lr,
-        "seed": seed,
-        "init": INIT,
-        "test_images": len(x_test),
-    }
+    config = SETTING | {"arm": arm, "train_on": train_on, "lr": lr, "seed": seed, "init": INIT}
+    config |= {"test_images": len(x_test)}
     with RunWriter(folder, config, source) as record:
         for epoch in range(1, SETTING["epochs"] + 1):
             total = 0.0
@@ -73,9 +67,8 @@ def run(data: Dataset, source: dict, train_on: str, lr: float, seed: int) -> Non
                     images = images + worst(threat, θ, images, labels)
                 margins = labels * (images @ θ + θ0)
                 total += softplus(-margins).sum().item()
-                slope = (
-                    torch.sigmoid(-margins) * labels / len(labels)
-                )  # minus the loss's derivative in the logit
+                # minus the loss's derivative in the logit
+                slope = torch.sigmoid(-margins) * labels / len(labels)
                 θ, θ0 = θ + lr * slope @ images, θ0 + lr * slope.sum()
             row = {
                 "clean_error": error(θ, θ0, x_test, y_test),
@@ -83,10 +76,8 @@ def run(data: Dataset, source: dict, train_on: str, lr: float, seed: int) -> Non
                 "error_box": error(θ, θ0, x_test, y_test, BOX),
             }
             record.log(epoch=epoch, train_loss=total / len(x), **row)
-    print(
-        f"{folder.name}: " + ", ".join(f"{key} {value:.4f}" for key, value in row.items()),
-        flush=True,
-    )
+    said = ", ".join(f"{key} {value:.4f}" for key, value in row.items())
+    print(f"{folder.name}: {said}", flush=True)
 
 
 def main() -> None:

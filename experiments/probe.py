@@ -19,176 +19,80 @@ record is kept as it is.
 
 import argparse
 from collections import Counter
-from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from change import RESTARTS, RULES, probe, probing
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 import ddi
 from ddi.checkpoint import save_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = {"SmallNet": "small-cifar10.toml", "ResNet18": "figure4-left.toml", "MLP": "digits.toml"}
-# "strong" is the gradient at the perturbations that give phi itself: one gradient, but better
-# maximisers
-RULES = ("single", "strong", "max", "mean", "ddi", "product", "bundle")
 WHOLE = ("step", "batch", "rule", "negative_pairs")  # columns of whole numbers
-RESTARTS = 2  # of the attack that measures phi
 
 
-def strongest(model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor) -> tuple[Tensor, float]:
-    """Each sample's perturbation of largest loss, and the mean of these losses."""
-    losses = ddi.sample_losses(model, x, y, deltas)
-    return deltas[losses.argmax(0), torch.arange(len(x), device=x.device)], float(
-        losses.amax(0).double().mean()
-    )
+@dataclass
+class Training:
+    """Plain PGD training on its way, as the trainer does it: what the probe stops at."""
 
+    model: nn.Module
+    data: ddi.Dataset
+    run: ddi.Run
+    file: Path
+    device: torch.device
+    step: int = 0
+    order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
-def restarts(
-    model: nn.Module, x: Tensor, y: Tensor, attack: ddi.PGD, count: int, seed: int
-) -> Tensor:
-    """``count`` perturbations of the batch, from starts that only ``seed`` decides."""
-    draw = torch.Generator(x.device).manual_seed(seed)
-    return attack.restarts(model, x, y, count, draw, chunk=512 if x.is_cuda else None)
-
-
-def move(model: nn.Module, step: Tensor) -> nn.Module:
-    """A copy of the model whose parameters have moved by a flat step."""
-    moved = deepcopy(model)
-    vector_to_parameters(
-        parameters_to_vector(model.parameters()).detach() + step, moved.parameters()
-    )
-    return moved
-
-
-def gradient(
-    model: nn.Module, x: Tensor, y: Tensor, deltas: Tensor, rule: str, **options
-) -> tuple[Tensor, float]:
-    """What a rule makes of given perturbations: unit direction to add, and the norm before dividing
-    by it.
-    """
-    given = iter(deltas)
-    step = ddi.descent_rule(rule, m=len(deltas), **options)(model, x, y, lambda *_: next(given))
-    return -step.gradient / step.gradient.norm().clamp_min(1e-30), step.diagnostics["norm"]
-
-
-def probing(training: ddi.PGD) -> ddi.PGD:
-    """PGD-7 in the set of the training attack: that attack itself, where it is the paper's."""
-    eps = training.eps
-    return ddi.PGD(eps, eps / 4, 7, norm=training.norm, box=training.box, loss=training.loss)
-
-
-def directions(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    deltas: Tensor,
-    best: Tensor,
-    chunks: int,
-    lr: float,
-    rules: list[str],
-) -> dict[str, tuple[Tensor, float]]:
-    """Unit direction and norm of the rules, and of ``single`` and ``max``, with which all are
-    compared.
-    """
-    parts = {"method": "chunks", "chunks": chunks}
-    given = {name: (deltas, name, {}) for name in ("single", "max", "mean", "ddi")}
-    given |= {"strong": (best[None], "single", {})}
-    given |= {"product": (deltas, "product", parts | {"normalize": False})}
-    given |= {"bundle": (deltas, "bundle", parts | {"joint": False, "t": lr})}
-    return {
-        name: gradient(model, x, y, d, rule, **extra)
-        for name, (d, rule, extra) in given.items()
-        if name in {"single", "max", *rules}
-    }
-
-
-def probe(
-    model: nn.Module, x: Tensor, y: Tensor, other: list[Tensor], run: ddi.Run, options, seed: int
-) -> list[dict]:
-    """All rows of one batch; ``other`` is a second batch, whose gradient shows what a change of
-    images does.
-    """
-    chunks = options.chunks
-    measured = probing(run.attack)
-    attack = replace(measured, steps=20, keep="best")
-    deltas = restarts(model, x, y, measured, options.m, seed)
-    best, φ = strongest(model, x, y, restarts(model, x, y, attack, RESTARTS, seed + 1))
-    found = directions(model, x, y, deltas, best, chunks, run.setting.lr, options.rules)
-
-    rows, _ = ddi.chunk_gradients(model, x, y, deltas, chunks)  # (m, chunks, d)
-    columns = rows.sum(1)
-    groups = torch.arange(chunks, device=x.device).repeat(options.m)
-    gram = ddi.gram_matrix(columns)
-    norms = gram.diagonal().sqrt()
-    i, j = torch.triu_indices(options.m, options.m, 1)
-    cosines = (gram / (norms[:, None] * norms))[i, j]
-    foreign, _ = gradient(model, *other, restarts(model, *other, measured, 1, seed + 2), "single")
-    same = {
-        "cosine_mean": float(cosines.mean()),
-        "cosine_min": float(cosines.min()),
-        "negative_pairs": int((gram[i, j] < 0).sum()),
-        "cosine_other_batch": float(found["single"][0] @ foreign),
-        "phi": φ,
-        "phi_m": strongest(model, x, y, deltas)[1],
-    }
-    result = []
-    for number, name in enumerate(options.rules):
-        direction, norm = found[name]
-        slopes = {
-            "slope_joint": float(ddi.directional_derivative(columns, direction)),
-            "slope_product": float(
-                ddi.directional_derivative(rows.flatten(0, 1), direction, groups)
-            ),
-            "slope_max": -float(found["max"][0] @ direction) * found["max"][1],
-            "cosine_single": float(found["single"][0] @ direction),
-        }
-        for t in options.t:
-            moved = move(model, t * direction)
-            after = strongest(moved, x, y, restarts(moved, x, y, attack, RESTARTS, seed + 1))[1]
-            result.append(
-                {"rule": number, "t": t, "change": after - φ, "norm": norm} | slopes | same
-            )
-    return result
-
-
-def train_to(
-    target: int,
-    at: dict,
-    model: nn.Module,
-    data: ddi.Dataset,
-    run: ddi.Run,
-    generators: tuple,
-    save,
-) -> None:
-    """Go on with PGD training, as the trainer does it, up to the step ``target``."""
-    setting, (batches, attacks) = run.setting, generators
-    # a GPU trains with attacks in bf16; what is measured is measured in float32
-    attack = replace(run.attack, autocast=batches.device.type == "cuda")
-    optimiser = torch.optim.SGD(
-        model.parameters(), setting.lr, setting.momentum, weight_decay=setting.weight_decay
-    )
-    while at["step"] < target:
-        fresh = setting.epoch_steps and at["step"] % setting.epoch_steps == 0
-        if fresh or len(at["order"]) < setting.batch_size:
-            at["order"] = torch.randperm(
-                len(data.x_train), generator=batches, device=batches.device
-            )
-        chosen, at["order"] = at["order"][: setting.batch_size], at["order"][setting.batch_size :]
-        images = (
-            ddi.crop_and_flip(data.x_train[chosen], generator=batches)
-            if setting.augment
-            else data.x_train[chosen]
+    def __post_init__(self) -> None:
+        seed = self.run.setting.seed
+        self.batches, self.attacks = (
+            torch.Generator(self.device).manual_seed(s) for s in (seed, seed + 10**6)
         )
-        step = run.rule(model.train(), images, data.y_train[chosen], attack, attacks)
-        ddi.assign_gradient(model, step.gradient)
-        optimiser.step()
-        at["step"] += 1
-        if at["step"] % 50 == 0 or at["step"] == target:
-            save()
+
+    def go_on(self, target: int) -> None:
+        """Up to the step ``target``."""
+        setting, x, y = self.run.setting, self.data.x_train, self.data.y_train
+        # a GPU trains with attacks in bf16; what is measured is measured in float32
+        attack = replace(self.run.attack, autocast=self.device.type == "cuda")
+        optimiser = torch.optim.SGD(
+            self.model.parameters(), setting.lr, setting.momentum, weight_decay=setting.weight_decay
+        )
+        while self.step < target:
+            fresh = setting.epoch_steps and self.step % setting.epoch_steps == 0
+            if fresh or len(self.order) < setting.batch_size:
+                self.order = torch.randperm(len(x), generator=self.batches, device=self.device)
+            chosen, self.order = (
+                self.order[: setting.batch_size],
+                self.order[setting.batch_size :],
+            )
+            images = x[chosen]
+            if setting.augment:
+                images = ddi.crop_and_flip(images, generator=self.batches)
+            step = self.run.rule(self.model.train(), images, y[chosen], attack, self.attacks)
+            ddi.assign_gradient(self.model, step.gradient)
+            optimiser.step()
+            self.step += 1
+            if self.step % 50 == 0 or self.step == target:
+                self.save()
+
+    def save(self) -> None:
+        """All that decides what follows."""
+        kept = {
+            "model": self.model.state_dict(),
+            "generators": [g.get_state() for g in (self.batches, self.attacks)],
+            "at": {"step": self.step, "order": self.order},
+        }
+        save_atomically(kept, self.file)
+
+    def load(self, state: dict) -> None:
+        """Go on from what was saved."""
+        self.model.load_state_dict(state["model"])
+        for generator, value in zip((self.batches, self.attacks), state["generators"], strict=True):
+            generator.set_state(value.cpu())
+        self.step, self.order = state["at"]["step"], state["at"]["order"]
 
 
 def earlier(
@@ -241,7 +145,7 @@ def command_line() -> argparse.ArgumentParser:
         "--rules", default=",".join(RULES), help="whose change is measured (default: all)"
     )
     parser.add_argument(
-        "--chunks", type=int, default=8, help="parts of a batch that choose together (default: 8)"
+        "--chunks", type=int, default=8, help="groups of samples that choose together (default: 8)"
     )
     parser.add_argument("--t", default="0.01,0.03,0.1,0.3,1", help="step lengths")
     parser.add_argument("--data", help="data set (default: the experiment's)")
@@ -255,98 +159,72 @@ def command_line() -> argparse.ArgumentParser:
     return parser
 
 
-def main() -> None:
-    """Read the command line; train, probe, record."""
+def configuration(options: argparse.Namespace, run: ddi.Run, data: str, cuda: bool) -> dict:
+    """What decides the record."""
+    keys = ("model", "arm", "batches", "m", "chunks", "t", "seed")
+    config = {key: getattr(options, key) for key in keys}
+    config |= {"steps": options.steps, "rules": options.rules}
+    config |= {"data": data, "experiment": options.experiment}
+    config |= {"batch_size": run.setting.batch_size, "lr": run.setting.lr}
+    config |= {"measure": f"PGD-20, {RESTARTS} restarts, best iterate"}
+    config |= {"training": {"autocast": True}} if cuda else {}
+    attack = probing(run.attack)
+    return config | {"eps": attack.eps, "alpha": attack.alpha, "attack_steps": attack.steps}
+
+
+def parsed() -> tuple[argparse.Namespace, ddi.Run, ddi.Dataset]:
+    """The options, the run that they mean, and its data on the device."""
     parser = command_line()
     options = parser.parse_args()
-    steps, options.t = (
-        sorted(map(int, options.steps.split(","))),
-        [float(text) for text in options.t.split(",")],
-    )
+    options.steps = sorted(map(int, options.steps.split(",")))
+    options.t = [float(text) for text in options.t.split(",")]
     options.rules = options.rules.split(",")
-    file = options.experiment or FILES[options.model]
-    torch.backends.cudnn.allow_tf32 = False  # its ten bits would show in differences of phi
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-    (run,) = ddi.read_experiment(
-        ROOT / "experiments" / file, arms=[options.arm], seeds=[options.seed]
-    )
+    options.experiment = file = options.experiment or FILES[options.model]
+    path = ROOT / "experiments" / file
+    (run,) = ddi.read_experiment(path, arms=[options.arm], seeds=[options.seed])
     if run.model["name"] != options.model or set(options.rules) - set(RULES):
         parser.error(f"{file} must have a {options.model}, and rules be of {', '.join(RULES)}")
-    data = ddi.load_data(options.data or run.data).to(device)
-    part, x_val, y_val = data.hold_out(run.setting.validation)
-    size = run.setting.batch_size
-    if min(steps) < 0 or options.batches < 1 or options.m < 2:
+    if min(options.steps) < 0 or options.batches < 1 or options.m < 2:
         parser.error("steps must be >= 0, m >= 2 and batches >= 1")
-    if max(2, options.batches) > len(x_val) // size:  # a second one shows what other images do
-        parser.error(f"batches must be at most the {len(x_val) // size} of the held-out images")
-    model = run.make_model(data)
-    folder = Path(options.out) / "probe" / f"{options.model}-{options.arm}-seed{options.seed}"
-    config = {
-        key: getattr(options, key)
-        for key in ("model", "arm", "batches", "m", "chunks", "t", "seed")
-    }
-    config |= {
-        "steps": steps,
-        "rules": options.rules,
-        "data": data.name,
-        "experiment": file,
-    }
-    config |= {
-        "batch_size": size,
-        "lr": run.setting.lr,
-        "measure": f"PGD-20, {RESTARTS} restarts, best iterate",
-    }
-    config |= {"training": {"autocast": True}} if device.type == "cuda" else {}
-    config |= {key: getattr(probing(run.attack), key) for key in ("eps", "alpha")}
-    config |= {"attack_steps": probing(run.attack).steps}
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    data = ddi.load_data(options.data or run.data).to(device)
+    most = run.setting.validation // run.setting.batch_size
+    if max(2, options.batches) > most:  # a second one shows what other images do
+        parser.error(f"batches must be at most the {most} of the held-out images")
+    return options, run, data
 
+
+def main() -> None:
+    """Read the command line; train, probe, record."""
+    options, run, data = parsed()
+    torch.backends.cudnn.allow_tf32 = False  # its ten bits would show in differences of phi
+    device = data.x_train.device
+    folder = Path(options.out) / "probe" / f"{options.model}-{options.arm}-seed{options.seed}"
+    config = configuration(options, run, data.name, device.type == "cuda")
+    rest, x_val, y_val = data.hold_out(run.setting.validation)
+    training = Training(run.make_model(data), rest, run, folder / "state.pt", device)
     try:
         rows, seconds, state = earlier(folder, config, device)
     except ddi.record.AlreadyComplete:
         return print(f"{folder}: complete, kept")
-    at = {"step": 0, "order": torch.empty(0, dtype=torch.int64)}
-    generators = tuple(
-        torch.Generator(device).manual_seed(s) for s in (options.seed, options.seed + 10**6)
-    )
     if state is not None:
-        at = state["at"]
-        model.load_state_dict(state["model"])
-        for generator, value in zip(generators, state["generators"], strict=True):
-            generator.set_state(value.cpu())
-
-    def save() -> None:
-        kept = {
-            "model": model.state_dict(),
-            "generators": [g.get_state() for g in generators],
-            "at": at,
-        }
-        save_atomically(kept, folder / "state.pt")
-
+        training.load(state)
+    images, labels = (torch.split(v, run.setting.batch_size) for v in (x_val, y_val))
     done = {(row["step"], row["batch"]) for row in rows}
     with ddi.RunWriter(folder, config, ddi.provenance(data, device)) as record:
         record.resume(rows, seconds)
-        save()
-        for step in steps:
-            if step < at["step"]:
-                continue  # probed before training went on
-            train_to(step, at, model, part, run, generators, save)
-            for b in range(options.batches):
-                if (step, b) in done:
-                    continue
-                x, y, *other = (
-                    v[k * size : (k + 1) * size]
-                    for k in (b, (b + 1) % max(2, options.batches))
-                    for v in (x_val, y_val)
-                )
-                for row in probe(
-                    model.eval(), x, y, other, run, options, seed=10**7 + 1000 * step + 10 * b
-                ):
+        training.save()
+        for step in (step for step in options.steps if step >= training.step):
+            training.go_on(step)
+            for b in (b for b in range(options.batches) if (step, b) not in done):
+                next_one = (b + 1) % max(2, options.batches)
+                other, seed = [images[next_one], labels[next_one]], 10**7 + 1000 * step + 10 * b
+                model = training.model.eval()
+                for row in probe(model, images[b], labels[b], other, run, options, seed):
                     record.log(step=step, batch=b, **row, seconds=round(record.seconds, 1))
+                cosine, phi = row["cosine_mean"], row["phi"]
                 print(
-                    f"step {step}, batch {b}: mean cosine {row['cosine_mean']:.4f}, "
-                    f"phi {row['phi']:.4f}",
-                    flush=True,
+                    f"step {step}, batch {b}: mean cosine {cosine:.4f}, phi {phi:.4f}", flush=True
                 )
 
 

@@ -178,7 +178,7 @@ for γ in torch.tensor([[-3.0], [-1.0], [1.0], [2.0]]):
 # :::{admonition} Our comment
 # :class: comment
 #
-# Both sentences hold. Lemma 1 is true, and line 3 misuses it: Danskin's theorem speaks of one-sided derivatives. The next theorem says what exactly line 3 forgets. (Small slips of the sources stand under {ref}`errata`, each with its check.)
+# Both sentences hold. Lemma 1 is true, and line 3 misuses it: Danskin's theorem speaks of one-sided derivatives. The next theorem says what exactly line 3 forgets.
 # :::
 #
 # ::::{prf:theorem} What line 3 forgets
@@ -208,7 +208,7 @@ for γ in torch.tensor([[-3.0], [-1.0], [1.0], [2.0]]):
 # ::::
 # :::::
 #
-# In plain words: if the maximisers disagree about the slope along $\gamma$, the largest opinion wins in *both* directions, forward and backward. What they disagree by is exactly what the two slopes fail to cancel by.
+# In plain words: if the maximisers disagree about the slope along $\gamma$, the largest opinion wins in *both* directions, forward and backward.
 #
 # To test this we make 100 random kinks. In each, four losses $g_i(\theta) = \langle v_i, \theta\rangle + b_i \lVert\theta\rVert^2$ tie at $\theta = 0$, with gradients $v_i \in \mathbb{R}^3$.
 
@@ -306,7 +306,7 @@ print(f"✓ no -v_i descends in {len(misled)} of {len(kinks)} kinks; bound 20")
 # :::{admonition} Our comment
 # :class: comment
 #
-# A unique maximiser with non-zero gradient is sufficient: the criterion has one product, $\lVert\bar v\rVert^2 > 0$. It is not necessary. The criterion also holds if there are two gradients at an acute angle, or if many maximisers share one gradient. The latter will turn out to be the rule.
+# A unique maximiser with non-zero gradient is sufficient: the criterion has one product, $\lVert\bar v\rVert^2 > 0$. No other condition on the *set* of maximisers is: in this sense the lecture is right. But the criterion also holds if there are two gradients at an acute angle, or if many maximisers share one gradient. The latter will turn out to be the rule.
 # Cho's hypothesis is too weak even for a unique maximiser: $0$ is no local minimiser of $-\theta^2$ or of $\theta^3$, but the gradient there is $0$, and no direction descends.
 # :::
 #
@@ -343,7 +343,7 @@ for cho in (lambda θ: -(θ**2), lambda θ: θ**3):
     assert min(ddi.one_sided(cho, O, γ) for γ in (left, right)) > -1e-5
 
 # %% [markdown]
-# What this says about experiments: That restarts of an attack end at *different perturbations* does not yet make a case for using several of them. Only different *gradients* do.
+# So restarts that end at *different perturbations* do not yet make a case for using several of them. Only different *gradients* do.
 #
 # ## Counterexample 2: away from any minimum
 #
@@ -359,7 +359,7 @@ for cho in (lambda θ: -(θ**2), lambda θ: θ**3):
 # :::{admonition} Our comment
 # :class: comment
 #
-# It holds, and more is true: (10) is an equality, and the rise is not an affair of small steps. Equation (11), which prints $\propto$, gives the slope up to the length of $-(u + v)$; for the unit vector it is $-\lVert u + v\rVert / 2$.
+# It holds, and more is true: (10) is an equality, and the rise is not an affair of small steps.
 # :::
 #
 # ::::{prf:theorem} Counterexample 2 at every step length
@@ -658,7 +658,6 @@ plt.show()
 # :class: comment
 #
 # It can happen at any stage, but only on a set of parameters of measure zero. At every other $\theta$ with $\nabla\phi(\theta) \ne 0$ a single exact maximiser is sufficient. And convergence never needed descent: see below.
-# Nor do many *distinct* optimal perturbations, which the paper reports in section 5.1, decide anything: in {ref}`check 03.4 <check-03-4>` they share one gradient.
 # :::
 #
 # ## The right language at a kink
@@ -675,7 +674,7 @@ plt.show()
 #
 # where the $\theta_k$ are points of differentiability. Always $\phi^\circ(\theta; \gamma) = \max_{p \in \partial\phi(\theta)} \langle\gamma, p\rangle$ and $\phi^\circ(\theta; \gamma) \ge D_\gamma\phi(\theta)$. If $\phi^\circ(\theta; \gamma) = D_\gamma\phi(\theta)$ for every $\gamma$, then $\phi$ is called *regular* at $\theta$ {cite}`clarke1990`.
 #
-# ::::{prf:theorem} A maximum is Clarke regular
+# ::::{prf:theorem} A maximum is Clarke regular (Clarke 1975, Theorem 2.1)
 # :label: thm-03-clarke
 #
 # Under the hypotheses of Danskin's theorem, $\phi^\circ(\theta; \gamma) = D_\gamma\phi(\theta)$ for all $\theta, \gamma$, and $\partial\phi(\theta) = \operatorname{conv}\{\nabla_\theta g(\theta, \delta) : \delta \in S^\star(\theta)\}$.
@@ -722,18 +721,20 @@ assert min(φ(kink - 1e-3 * p), φ(kink - 1e-3 * q)) > φ(kink)
 # %% [markdown]
 # ## Converging without descending
 #
-# There is a method that never asked for descent. It takes the gradient $p_k$ at any *one* maximiser and steps against it, $\theta_{k+1} = \theta_k - \beta_k p_k$, with steps that tend to $0$ but have an infinite sum. For convex $\phi$ this *subgradient method* converges {cite}`shor1985,boyd2014`. A network is not convex, but if its gradients are $\rho$-Lipschitz in $\theta$, then $\phi + \frac\rho2\lVert\cdot\rVert^2$ is: $\phi$ is *weakly convex*. How stationary a point is, the *Moreau envelope* tells:
+# There is a method that never asked for descent. It takes the gradient $p_k$ at any *one* maximiser and steps against it, $\theta_{k+1} = \theta_k - \beta_k p_k$, with steps that tend to $0$ but have an infinite sum. For convex $\phi$ this is the *subgradient method*: if the subgradients stay bounded, its best value tends to $\inf\phi$ {cite}`shor1985,boyd2014`.
+#
+# A network is not convex. But if its gradients are $\rho$-Lipschitz in $\theta$, then $\phi + \frac\rho2\lVert\cdot\rVert^2$ is: $\phi$ is *weakly convex*. How stationary a point is, the *Moreau envelope* $e_\rho$ tells:
 #
 # ```{math}
 # :label: eq-03-envelope
 #
 # \begin{aligned}
-# \phi_\rho(\theta) &= \min_z \phi(z) + \rho\lVert z - \theta\rVert^2 , \\
-# \nabla\phi_\rho(\theta) &= 2\rho(\theta - \hat\theta) ,
+# e_\rho(\theta) &= \min_z \phi(z) + \rho\lVert z - \theta\rVert^2 , \\
+# \nabla e_\rho(\theta) &= 2\rho(\theta - \hat\theta) ,
 # \end{aligned}
 # ```
 #
-# with $\hat\theta$ the only minimiser. If $\lVert\nabla\phi_\rho(\theta)\rVert = e$, then at distance $e/2\rho$ from $\theta$ there is a point, $\hat\theta$, whose hull of gradients holds a vector of length $e$.
+# with $\hat\theta$ the only minimiser. If $\lVert\nabla e_\rho(\theta)\rVert = r$, then at distance $r/2\rho$ from $\theta$ there is a point, $\hat\theta$, whose hull of gradients holds a vector of length $r$.
 #
 # ::::{prf:theorem} One maximiser is enough, on average
 # :label: thm-03-subgradient
@@ -742,7 +743,7 @@ assert min(φ(kink - 1e-3 * p), φ(kink - 1e-3 * q)) > φ(kink)
 #
 # $$
 # \begin{aligned}
-# \sum_{k \le K} \beta_k \lVert\nabla\phi_\rho(\theta_k)\rVert^2 \le\; & 2\bigl(\phi_\rho(\theta_1) - \phi_\rho(\theta_{K+1})\bigr) \\
+# \sum_{k \le K} \beta_k \lVert\nabla e_\rho(\theta_k)\rVert^2 \le\; & 2\bigl(e_\rho(\theta_1) - e_\rho(\theta_{K+1})\bigr) \\
 # & + 2\rho\sum_{k \le K} \beta_k^2\lVert p_k\rVert^2 + 4\rho\eta\sum_{k \le K} \beta_k .
 # \end{aligned}
 # $$
@@ -755,18 +756,24 @@ assert min(φ(kink - 1e-3 * p), φ(kink - 1e-3 * q)) > φ(kink)
 #
 # $$
 # \begin{aligned}
-# \phi_\rho(\theta_{k+1}) &\le \phi(\hat\theta_k) + \rho\lVert\hat\theta_k - \theta_k + \beta_k p_k\rVert^2 \\
-# &= \phi_\rho(\theta_k) + 2\rho\beta_k\langle p_k, \hat\theta_k - \theta_k\rangle + \rho\beta_k^2\lVert p_k\rVert^2 .
+# e_\rho(\theta_{k+1}) &\le \phi(\hat\theta_k) + \rho\lVert\hat\theta_k - \theta_k + \beta_k p_k\rVert^2 \\
+# &= e_\rho(\theta_k) + 2\rho\beta_k\langle p_k, \hat\theta_k - \theta_k\rangle + \rho\beta_k^2\lVert p_k\rVert^2 .
 # \end{aligned}
 # $$
 #
-# As $2\rho^2\lVert\hat\theta_k - \theta_k\rVert^2 = \frac12\lVert\nabla\phi_\rho(\theta_k)\rVert^2$, this is at most $\phi_\rho(\theta_k) - \frac{\beta_k}2\lVert\nabla\phi_\rho(\theta_k)\rVert^2 + 2\rho\eta\beta_k + \rho\beta_k^2\lVert p_k\rVert^2$. Sum over $k$.
+# As $2\rho^2\lVert\hat\theta_k - \theta_k\rVert^2 = \frac12\lVert\nabla e_\rho(\theta_k)\rVert^2$, this is at most $e_\rho(\theta_k) - \frac{\beta_k}2\lVert\nabla e_\rho(\theta_k)\rVert^2 + 2\rho\eta\beta_k + \rho\beta_k^2\lVert p_k\rVert^2$. Sum over $k$.
 # ::::
 # :::::
 #
-# In plain words: a step may raise $\phi$ and still lower the *envelope*, and that is what counts. With exact maximisers, bounded gradients and $\beta_k = \beta_1/\sqrt k$ the least $\lVert\nabla\phi_\rho\rVert^2$ falls like $\log K/\sqrt K$. The argument is due to {cite:t}`davis2019`, whose theorem allows random batches (then it holds in expectation); {cite:t}`lin2020` use it for maxima, with inexact maximisers. Without any $\rho$ (ReLU), for losses composed of elementary pieces ("tame"), the limit points are stationary in Clarke's sense {cite}`davis2020`, also with what automatic differentiation returns {cite}`bolte2021`; the false stationary points that it may create are avoided with probability one {cite}`bolte2020`.
+# In plain words: a step may raise $\phi$ and still lower the *envelope*, and that is what counts. So does the lack of descent matter? For convergence, no. The argument is due to {cite:t}`davis2019`, whose theorem allows random batches (then it holds in expectation); {cite:t}`lin2020` use it for maxima, with inexact maximisers.
 #
-# So does the lack of descent matter? For convergence, no. **What this does not say:** which stationary point is reached, or how low it is; how many steps it takes beside DDi, or at a step length that does not shrink; and $\rho$ of a network may be so large that the bound is idle. An attack that errs by $\eta$ leaves a floor, $4\rho\eta$.
+# **The rate.** With exact maximisers, bounded gradients, $\phi$ bounded below and $\beta_k = \beta_1/\sqrt k$ the least $\lVert\nabla e_\rho\rVert^2$ falls like $\log K/\sqrt K$. An attack that errs by $\eta$ leaves a floor, $4\rho\eta$.
+#
+# **Which ρ?** With a hidden layer none serves for all $\theta$: a large negative weight behind a curved unit bends the loss down without bound. On a bounded convex set that contains all $\theta_k$ and $\hat\theta_k$ one does if the activation is smooth, and the proof needs no more; but it may be so large that the bound is idle.
+#
+# **ReLU** has no $\rho$. For losses composed of elementary pieces ("tame"), bounded steps against elements of $\partial\phi$ have limit points that are stationary in Clarke's sense {cite}`davis2020`; against elements of a *conservative field* of $\phi$, stationary for that field {cite}`bolte2021`. What automatic differentiation returns at one exact maximiser need be neither: {ref}`check 03.12 <check-03-12>` has steps that climb, and end where $\phi' = 1$. Which formula is conservative for a maximum, and where its steps converge to, is in {cite:t}`pauwels2023`.
+#
+# **What all this does not say:** which stationary point is reached, or how low it is; how many steps it takes beside DDi, or at a step length that does not shrink.
 #
 # We try it on counterexample 2 with a bowl and ripples,
 #
@@ -821,11 +828,11 @@ for a, η, ρ in ((0.0, 0.0, 0.5), (0.5, 0.0, 4.0), (0.5, 0.3, 4.0)):
     path, p, β = walk_along(a, η)
     z, α = nearest(path, a, ρ)
     runs[a, η] = path, p[:K], β[:K], z, α, ρ
-    stationary[a, η] = 2 * ρ * (path - z).norm(dim=1)  # ‖∇φ_ρ‖
+    stationary[a, η] = 2 * ρ * (path - z).norm(dim=1)  # ‖∇e_ρ‖
 
 # %% [markdown]
 # (check-03-11)=
-# **Check 03.11** *(it rises at more than a third of its steps, and converges).* In each run more than 134 of 400 steps raise $\phi$, no iterate is on the kink, and the bound of {prf:ref}`thm-03-subgradient` holds at every $K$ (and is not idle: the left side exceeds a tenth of it somewhere). With exact maximisers the least $\lVert\nabla\phi_\rho\rVert$ falls below $0.02$; with an attack that errs by $\eta = 0.3$ it stays above $0.1$. At $\hat\theta$ the hull holds a vector of that length, to $10^{-9}$.
+# **Check 03.11** *(it rises at more than a third of its steps, and converges).* In each run more than 134 of 400 steps raise $\phi$, no iterate is on the kink, and the bound of {prf:ref}`thm-03-subgradient` holds at every $K$ (and is not idle: the left side exceeds a tenth of it somewhere). With exact maximisers the least $\lVert\nabla e_\rho\rVert$ falls below $0.02$; with an attack that errs by $\eta = 0.3$ it stays above $0.1$. At $\hat\theta$ the hull holds a vector of that length, to $10^{-9}$.
 
 # %%
 for (a, η), (path, p, β, z, α, ρ) in runs.items():
@@ -840,7 +847,7 @@ for (a, η), (path, p, β, z, α, ρ) in runs.items():
     mixed = α[:, None] * u + (1 - α)[:, None] * v
     hull = mixed + z - a * torch.sin(z @ q)[:, None] * q
     assert (hull.norm(dim=1) - size).abs().max() < 1e-9
-    print(f"✓ a = {a}, η = {η}: {rises} of {K} steps rise; least ‖∇φ_ρ‖", end=" ")
+    print(f"✓ a = {a}, η = {η}: {rises} of {K} steps rise; least ‖∇e_ρ‖", end=" ")
     print(f"{size.min():.1g}; bound used to {share:.0%}")
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-03-subgradient", "caption": "Zigzag across the kink: every other step goes up, and yet the envelope's gradient vanishes (black). With an attack that errs by 0.3 it does not (dashed). Top: path and contours of $\\phi$, with ripples."}, "image": {"alt": "Top: rippled contours of phi with a kink along the vertical axis; the orange path comes from the upper right and zigzags across the axis with ever shorter steps. Bottom: the norm of the envelope's gradient on a logarithmic axis against the step; an orange line of each iterate jumps up and down and sinks, a black staircase, the least so far, goes from about 3 to below 0.001, and a dashed staircase stays near 0.3."}}
@@ -858,7 +865,7 @@ for key, dash in (((0.5, 0.0), "-"), ((0.5, 0.3), "--")):
 value_ax.semilogy(k, stationary[0.5, 0.0], color=orange, linewidth=0.8, zorder=0)
 value_ax.text(390, 0.33, "least so far, attack errs", ha="right")
 value_ax.text(390, 3e-4, "least so far, exact", ha="right")
-value_ax.set(xlabel="step k", ylabel="$\\|\\nabla\\phi_\\rho(\\theta_k)\\|$", xlim=(0, 400), ylim=(1e-4, 8))
+value_ax.set(xlabel="step k", ylabel="$\\|\\nabla e_\\rho(\\theta_k)\\|$", xlim=(0, 400), ylim=(1e-4, 8))
 plt.show()
 
 # %% [markdown]
@@ -871,7 +878,7 @@ plt.show()
 # :::{admonition} Our comment
 # :class: comment
 #
-# It holds ($a = 0$ above), and so does the other half. {numref}`fig-03-subgradient` holds two lessons more: iterates are *drawn to kinks*, and though none lies on one, a step of *finite* length crosses them.
+# It holds: counterexample 2 is convex ({ref}`check 03.6 <check-03-6>`). {numref}`fig-03-subgradient` holds two lessons more: iterates are *drawn to kinks*, and though none lies on one, a step of *finite* length crosses them.
 # :::
 #
 # ## Breaking it
@@ -886,8 +893,16 @@ plt.show()
 #
 # It is continuous, since the fraction is at most $|\theta|$, and differentiable in $\theta$ for each $\delta$, with slope $\tfrac12$ at $\theta = 0$. There $g(0, \delta) = -\delta^2$, so $\delta = 0$ is the unique maximiser. Yet $\phi(\theta) \ge \tfrac\theta2 + |\theta| - \theta^2$, by taking $\delta = |\theta|$: from $0$, $\phi$ rises in both directions.
 #
+# **Drop it as ReLU does.** Let $S = [-2, 2]$ and
+#
+# $$
+# g(\theta, \delta) = (\delta - \theta) - 2\operatorname{relu}(\delta - \theta) + \tfrac12\theta^2 = -|\delta - \theta| + \tfrac12\theta^2 .
+# $$
+#
+# For $\theta \in S$ the only maximiser is $\delta = \theta$, and $\phi(\theta) = \frac12\theta^2$. But there the ReLU is on its kink, at *every* $\theta$. PyTorch takes its slope as 0 and returns $\theta - 1$, where $\phi'(\theta) = \theta$.
+#
 # (check-03-12)=
-# **Check 03.12** *(a unique maximiser, a non-zero gradient, and no descent).* On $100\,001$ perturbations $\delta = 0$ is the only maximiser at $\theta = 0$; the slope of $g$ in $\theta$ there is $1/2$ at each of four $\delta$ (to $10^{-6}$); but the one-sided slope of $\phi$ along $-1$ is $+1/2$, and along $+1$ it is $3/2$ (to $0.01$). The reason: at $\theta = \delta = 10^{-6}$ the gradient of $g$ is above $1.4$, so it is not continuous at $(0, 0)$.
+# **Check 03.12** *(a unique maximiser, a non-zero gradient, and no descent).* With {eq}`eq-03-break`: on $100\,001$ perturbations $\delta = 0$ is the only maximiser at $\theta = 0$; the slope of $g$ in $\theta$ there is $1/2$ at each of four $\delta$ (to $10^{-6}$); but the one-sided slope of $\phi$ along $-1$ is $+1/2$, and along $+1$ it is $3/2$ (to $0.01$). The reason: at $\theta = \delta = 10^{-6}$ the gradient of $g$ is above $1.4$, so it is not continuous at $(0, 0)$. With ReLU: the steps with $\beta_k = 1/2\sqrt k$ end at $1$ (to $10^{-6}$) from each of four starts, and on $0 < \theta < 1$ every one of the first 100 raises $\phi$.
 
 # %% tags=["hide-input"]
 def g_rough(θ, δ):
@@ -910,30 +925,49 @@ for γ, slope in ((left, 0.5), (right, 1.5)):
 θ = torch.tensor(1e-6, requires_grad=True)
 assert torch.autograd.grad(g_rough(θ, torch.tensor(1e-6)), θ)[0] > 1.4
 
+# %%
+def g_relu(θ, δ):
+    return (δ - θ) - 2 * torch.relu(δ - θ) + θ**2 / 2
+
+
+θ, path = torch.tensor([-1.3, 0.2, 0.9, 1.7]), []
+others = torch.linspace(-2, 2, 400)[:, None]
+assert (g_relu(θ, others) < g_relu(θ, θ)).all()  # δ = θ is best
+for k in range(1, 401):
+    path.append(θ)
+    leaf = θ.clone().requires_grad_()
+    (p,) = torch.autograd.grad(g_relu(leaf, θ).sum(), leaf)
+    θ = θ - 0.5 / math.sqrt(k) * p
+climbs = torch.stack(path)[:101, 1:3].square().diff(dim=0)  # of 2φ
+assert (θ - 1).abs().max() < 1e-6 and climbs.min() > 0
+print("✓ with ReLU the steps end at", [round(float(v), 3) for v in θ])
+
 # %% [markdown]
 # ## Null set, finite steps, or inexact maximisers?
 #
 # Under the hypotheses of Danskin's theorem every counterexample lives on a *null set*, a set of measure zero. That leaves three suspects: a null set that is *hit* after all, and two ways in which its neighbourhood counts. We put them to counterexample 2 with $\langle u, v\rangle = -1/2$, at $\theta$ drawn uniformly from the unit disc. Let $s = \langle\theta, u - v\rangle$ be the difference of the two losses that tie at the kink.
 #
 # - **Null set.** The kink is the line $s = 0$; a random $\theta$ misses it. But null sets *are* hit: by training that starts at $\theta = 0$ ({ref}`chapter 1 <chapter-01>`), by symmetric weights, by steps that land on a kink ({ref}`an exercise <ex-03-landing>`), and by numbers with few digits.
-# - **Finite steps.** A step of length $t$ against the gradient of the exact maximiser raises $\phi$ if and only if $|s| < t/2$: it crosses the kink and climbs further than it fell. That is a strip of positive measure, of order $t$. So it is in general: {prf:ref}`thm-03-strip`.
+# - **Finite steps.** A step of length $t$ against the gradient of the exact maximiser raises $\phi$ if and only if $|s| < t/2$: it crosses the kink and climbs further than it fell. That is a strip of positive measure, of order $t$. So it is for finitely many pieces that cross at an angle: {prf:ref}`thm-03-strip`.
 # - **Inexact maximisers.** An attack is a local method. Gradient ascent on the parabola $g(\theta, \cdot)$ ends at $\delta = 1$ if it starts above $(1 - s)/2$, else at $\delta = 0$. From a uniform start it ends at the *wrong* end with probability $\tfrac12 (1 - |s|)_+$. Against the wrong gradient $\phi$ rises at every $t$, however small.
 #
 # ::::{prf:proposition} How often a short step climbs
 # :label: thm-03-strip
 #
-# On a bounded set of parameters let $\phi = \max_i g_i$ with finitely many $g_i$, $\rho$-smooth and $L$-Lipschitz, and let $\lVert\nabla g_i\rVert \ge \rho t_0$ and $\lVert\nabla(g_i - g_j)\rVert \ge c$ wherever $|g_i - g_j| < Lt_0$, with $c, t_0 > 0$. Then steps of length $t \le t_0$ against the gradient of the exact maximiser raise $\phi$ on a set of measure $O(t)$ only.
+# Let $\phi = \max_i g_i$ with finitely many $g_i$ that are $\rho$-smooth and $L$-Lipschitz within distance $t_0$ of a bounded set $B$. On $B$ let $\lVert\nabla g_i\rVert \ge \rho t_0$, and $\lVert\nabla(g_i - g_j)\rVert \ge c$ wherever $|g_i - g_j| < Lt_0$, $i \ne j$, with $c, t_0, \rho > 0$. Then steps of length $t \le t_0$ against the gradient of a maximal $g_i$ raise $\phi$ on a part of $B$ of measure $O(t)$ only.
 # ::::
 #
 # :::::{dropdown} Proof of {prf:ref}`thm-03-strip`
 #
 # ::::{prf:proof}
-# If $g_i$ is maximal, it falls by at least $t\lVert\nabla g_i\rVert - \frac\rho2t^2 > 0$. So some other $g_j$, which rises by at most $Lt$, ends above $\phi(\theta)$: before the step $0 \le g_i - g_j < Lt$. By the coarea formula this set has at most the measure $\frac1c\int_0^{Lt} \mathcal{H}^{d-1}(g_i - g_j = s)\, ds$, and the areas of these level sets are bounded.
+# If $g_i$ is maximal, it falls by at least $t\lVert\nabla g_i\rVert - \frac\rho2t^2 > 0$. So if $\phi$ rises, some other $g_j$, which rises by at most $Lt$, ends above $\phi(\theta)$: before the step $0 \le h < Lt$ with $h = g_i - g_j$.
+#
+# How large is this strip? Cover $B$ by finitely many balls of radius $r \le c/8\rho$, $r \le t_0/2$. In one that meets the strip choose a point of it, and let $n$ be the direction of $\nabla h$ there. As $\nabla h$ is $2\rho$-Lipschitz, $\langle\nabla h, n\rangle \ge c - 2\rho\cdot2r \ge c/2$ in all of the ball. So on each line along $n$ the strip has at most the length $Lt/(c/2)$, and by Fubini in the ball at most the measure $\frac{2Lt}c(2r)^{d-1}$. Sum over balls and pairs.
 # ::::
 # :::::
 #
 # (check-03-13)=
-# **Check 03.13** *(the three suspects, measured).* With $20\,000$ random $\theta$, an attack by 60 ascent steps, and seven step lengths from $10^{-3}$ to $1$: the share of steps that raise $\phi$ agrees with its closed form (exact attack) or an integral (one start of the attack) to $0.015$. With an exact attack it is at most $t$; with one start it stays above $0.1$. Along $-(u + v)$, built from both local maximisers, no step raises $\phi$. For the wave {eq}`eq-03-wave`, too, the share is proportional to $t$: share$/t$ is between $0.03$ and $0.12$ for $t$ from $0.03$ to $1$. And rounded to bfloat16, the two losses of counterexample 2 tie *exactly* at some random $\theta$, in float64 at none.
+# **Check 03.13** *(the three suspects, measured).* With $20\,000$ random $\theta$, an attack by 60 ascent steps, and seven step lengths from $10^{-3}$ to $1$: the share of steps that raise $\phi$ agrees with its closed form (exact attack) or an integral (one start of the attack) to $0.015$. With an exact attack it is at most $t$; with one start it stays above $0.1$. Along $-(u + v)$, built from both local maximisers, no step raises $\phi$. The wave {eq}`eq-03-wave` has a continuum of pieces, which the proposition does not cover; there share$/t$ is between $0.03$ and $0.12$ for $t$ from $0.03$ to $1$. And rounded to bfloat16, the two losses of counterexample 2 tie *exactly* at some random $\theta$, in float64 at none.
 
 # %%
 u, v = pair(math.radians(120))
@@ -1005,17 +1039,17 @@ ax.set(xlabel="step length t", ylabel="share of steps that raise φ", ylim=(1e-4
 plt.show()
 
 # %% [markdown]
-# {numref}`fig-03-suspects` is a caricature: two dimensions, one sample, and a problem built to be difficult. But it separates what the sources mix. So the book's question is:
+# {numref}`fig-03-suspects` is a caricature: two dimensions, one sample, and a problem built to be difficult. It separates what the sources mix, and asks the book's question:
 #
 # > **Null set, finite steps, or inexact maximisers?** If several perturbations help a real network, is it because training stands on kinks, because its steps cross them, or because its attacks miss the maximum? And if they do not help, is that because almost everywhere there is nothing to gain?
 #
-# The tools for finite steps and near-ties are older than adversarial training: $\varepsilon$-subgradients and bundle methods {cite}`lemarechal1975,kiwiel1985`, gradient sampling {cite}`goldstein1977,burke2005`, the multiple-gradient descent algorithm {cite}`desideri2012`. Restarts that end at different perturbations do not tie exactly, but for accidents (those that end at one point do, and bring one gradient), so whoever combines their gradients uses such a relaxation.
+# The tools for finite steps and near-ties are older than adversarial training: $\varepsilon$-subgradients and bundle methods {cite}`lemarechal1975,kiwiel1985`, gradient sampling {cite}`goldstein1977,burke2005`, the multiple-gradient descent algorithm {cite}`desideri2012`. Different restarts hardly ever tie exactly, so whoever combines their gradients uses such a relaxation.
 #
 # ## Summary
 #
 # - The corollary is false at kinks. Its proof infers $D_{-\gamma}\phi < 0$ from $D_\gamma\phi > 0$, which needs a two-sided derivative. In counterexample 2 $\phi$ rises along $-u$ and $-v$ at every step length; $-(u + v)$ descends.
 # - A maximum is Clarke regular: around a kink one meets, up to mixing, the gradients of its maximisers.
-# - One exact maximiser a step is enough to converge to near-stationary points, without descending. What a kink costs at *finite* steps, and what a wrong maximiser costs, is the question of the book.
+# - With smooth activations and $\phi$ bounded below, one exact maximiser a step is enough to come to near-stationary points, without descending. What a kink costs at *finite* steps, and what a wrong maximiser costs, is the question of the book.
 #
 # (part-one-map)=
 # ### Part I on one page
@@ -1028,9 +1062,9 @@ plt.show()
 # | a loss right to $10^{-4}$ has a gradient that is not | near a maximiser | more attack steps | {ref}`02.7 <check-02-7>` |
 # | $-\nabla_\theta g(\theta, \bar\delta)$ descends | if and only if no rival's gradient is at a right or obtuse angle | the gradients of all maximisers | {ref}`03.3 <check-03-3>` |
 # | … and ascends at every step length | counterexamples: a null set | – | {ref}`03.5 <check-03-5>` |
-# | a step of length $t$ climbs | on a share $O(t)$ of the $\theta$ | shorter steps | {ref}`03.13 <check-03-13>` |
+# | a step of length $t$ climbs | on a share $O(t)$ of the $\theta$, if finitely many pieces cross at an angle | shorter steps | {ref}`03.13 <check-03-13>` |
 # | a step at a wrong maximiser climbs | on a share that does not shrink with $t$ | better attacks | {ref}`03.13 <check-03-13>` |
-# | steps at one exact maximiser converge to near-stationary points | $\phi$ weakly convex | one gradient a step; steps that shrink | {ref}`03.11 <check-03-11>` |
+# | steps at one exact maximiser come to near-stationary points | $\phi$ weakly convex and bounded below, bounded gradients | one gradient a step; steps that shrink | {ref}`03.11 <check-03-11>` |
 #
 # ## Exercises
 #
@@ -1084,5 +1118,5 @@ for w in (u, v):
 # :class: dropdown
 #
 # The path is $1, \tfrac12, 0$: the third iterate is on the kink. There is no contradiction. The theorem speaks of almost every *point*; it does not say that an algorithm keeps away from the others.
-# As the steps have length $\beta$ away from the kink, an iterate hits $0$ if and only if $\theta_1$ is an integer multiple of $\beta$. That is a countable set of starts, of measure zero. For a start drawn from a density the probability is zero. (For steps of a general map such an argument must be made anew: the image of a set of positive measure may have measure zero.)
+# As the steps have length $\beta$ away from the kink, an iterate hits $0$ if and only if $\theta_1$ is an integer multiple of $\beta$. That is a countable set of starts, of measure zero. For a start drawn from a density the probability is zero.
 # ::::

@@ -455,8 +455,12 @@ for s in (γ, *directions):
     assert centres.mean(0) @ s + radii.mean() <= each <= joint - 1e-3
 
 # %% [markdown]
-# Algorithm 1 of the paper has only $m$ columns for the whole batch. If they are *ordered*, column $j$ being the mix of every sample's $j$-th node, they never cover the product: they lie on the diagonal of the torus, and some mixes stay at distance $\pi\sqrt{8/9}$ from it, however large $m$ is.
-# *Independent* restarts cover it in the end, but a ball of radius $\epsilon$ has only the share $V_k(\epsilon/2\pi)^k$ of the torus, where $V_k \le (2\pi e/k)^{k/2}$ is the volume of the unit ball. So $N$ columns, however chosen, have $\epsilon \ge 1.52\,\sqrt k\, N^{-1/k}$. With equal radii $R$, $L = R/\sqrt k$: to bring the slack $L\epsilon$ below $s$ takes at least $(1.52\,R/s)^k$ columns of the batch, but only $\pi R/s$ nodes for each sample.
+# Algorithm 1 has only $m$ columns for the whole batch. How fine a net can they be? A mix is a point of the *torus*, one angle a sample (0 and $2\pi$ are one angle here).
+#
+# - *Ordered* columns, column $j$ being the mix of every sample's $j$-th node, have three equal angles. The mix $(0, \frac{2\pi}3, \frac{4\pi}3)$ stays at least $\pi\sqrt{8/9}$ away from all of these, however large $m$ is.
+# - *Independent* columns come near every mix in the end. But $N$ balls of radius $\epsilon$ that cover the torus have at least its volume, $N\,V_k\,\epsilon^k \ge (2\pi)^k$. As the unit ball has the volume $V_k \le (2\pi e/k)^{k/2}$, it follows that $\epsilon \ge 1.52\,\sqrt k\, N^{-1/k}$.
+#
+# Let all radii be $R$, so that $L = R/\sqrt k$. To bring the slack $L\epsilon$ below $s$ then takes at least $(1.52\,R/s)^k$ columns: exponentially many in $k$, if $s < 1.52\,R$. For each sample alone $\pi R/s$ nodes do.
 #
 # (check-06-7)=
 # **Check 06.7** *(a batch needs exponentially many restarts where a net a sample needs few).* Ordered columns: for $m = 10, 100, 1000$ the certificate is silent in every direction, as the least $B$, that of $\gamma^\star$, exceeds 0.5. Independent columns: with 3 000 of them the covering radius is *proved* (distances at $64^3$ grid points, plus half a cell's diagonal), and they certify; with 300 the certificate is silent, and by volume no set of fewer than 100 columns has a slack below the true slope. Sample by sample the proof succeeds from 7 nodes each on (for every $m$ up to 300): 21 gradients.
@@ -928,7 +932,7 @@ assert 90 < second / first < 110 and 90 < third / second < 110
 # - Over an ε-net of *all* maximisers, $D_\gamma\phi \le \max_i\langle\gamma, g_i\rangle + L\epsilon\lVert\gamma\rVert$, for any γ. The best direction for this bound is $\gamma^\star$, certified exactly if $\lVert M\alpha^\star\rVert > L\epsilon$.
 # - The nodes need not be maximisers. But none of the maximisers may lie farther than ε from them, and nearly maximal *values* say nothing about that.
 # - Silence means nothing: the direction may descend or ascend. A flat slope $s$ needs about $\pi R/s$ nodes on the circle.
-# - A batch is certified sample by sample with $km$ gradients. Ordered columns of Algorithm 1 never cover the product; independent ones do, in numbers exponential in $k$.
+# - A batch is certified sample by sample with $km$ gradients. Ordered columns of Algorithm 1 never cover the product; independent ones do, in numbers exponential in $k$ if the slope is flatter than $1.52\,R$.
 # - For one hidden layer $L$ can be proved. It is loose by a factor, and the factor is paid to the power of the input's dimension. In the dimensions of images the certificate is a guide for thought, and not a tool.
 # - An estimated $L$ is a lower bound. It certifies nothing.
 #

@@ -752,7 +752,7 @@ plt.show()
 # \end{gathered}
 # ```
 #
-# This is the step of a bundle method {cite}`lemarechal1975,kiwiel1985`, per sample. A restart with a lower loss matters only if the step is long enough to let it overtake; {ref}`an exercise <ex-07-two>` does it for two tangents that cross, and is worth reading first.
+# This is the step of the *linearisation* method for minimax problems {cite}`polak1997,kiwiel1987`, today *prox-linear* {cite}`drusvyatskiy2019`, per sample. (A bundle method {cite}`lemarechal1975,kiwiel1985` solves the same problem with tangents from earlier iterates; we keep the short name.) A restart with a lower loss matters only if the step is long enough to let it overtake; {ref}`an exercise <ex-07-two>` does it for two tangents that cross, and is worth reading first.
 #
 # ::::{prf:theorem} The bundle step
 # :label: thm-07-bundle
@@ -1040,7 +1040,7 @@ assert abs(ddi.one_sided(φ_bn, θ_1, -θ_1) - truth) < 1e-4
 #
 # - For a separable loss, $S^\star = \prod_i S_i^\star$, and the slope is a mean of maxima {eq}`eq-07-slope`.
 # - Algorithm 1's promise is too good, or exact {eq}`eq-07-sandwich`. It may ascend although every sample's maximisers are all among its columns. In
-#   large batches with random columns it becomes the mean of the gradients, and ascends if and only if that does.
+#   large batches of samples that are alike, random columns turn it into the mean of the gradients: with probability tending to 1 it ascends if the mean does, and descends if the mean does.
 # - The product problem gives each sample its own weights. It is solved exactly from a Gram matrix, coarsely by chunks, or in memory of order $d$ by
 #   Frank–Wolfe with forward-mode derivatives and a certified gap.
 # - Different restarts of a network tie nearly, not exactly. The bundle step passes from PGD-max to product DDi as its $t$ grows.

@@ -339,12 +339,12 @@ USUAL: dict[str, Kind] = {
     "model": MODULE, "x": IMAGES, "y": LABELS, "deltas": DELTAS, "eps": RADIUS, "alpha": RADIUS,
     "steps": COUNT, "random_start": FLAG, "norm": WORD, "loss": LOSS, "box": optional(BOX), "keep": WORD,
     "schedule": optional(SCHEDULE), "generator": optional(GENERATOR), "batch_size": optional(cap(COUNT)), "restarts": COUNT,
-    "progress": FLAG, "attack": ATTACK, "m": COUNT, "chunk": optional(cap(COUNT)), "seed": integer(0), "start": COUNT,
+    "progress": FLAG, "attack": ATTACK, "m": COUNT, "seed": integer(0), "start": COUNT,
     "logits": floats(dtypes=False), "labels": LABELS,
     "gram": floats(batched=True), "linear": optional(floats()), "groups": optional(GROUPS), "method": WORD, "tol": RADIUS,
     "max_iter": COUNT, "values": floats(), "t": number(0, strict=True), "gradients": FREE, "direction": floats(),
     "block": optional(cap(COUNT)), "lipschitz": RADIUS, "radius": RADIUS, "phi": PHI, "theta": FREE, "v": floats(other_shapes=False, batched=True),
-    "chunks": COUNT, "certify": FLAG, "flat": floats(), "normalize": optional(FLAG), "joint": FLAG,
+    "chunks": COUNT, "measure_gap": FLAG, "flat": floats(), "normalize": optional(FLAG), "joint": FLAG,
     "weight_decay": RADIUS, "in_features": COUNT, "in_channels": COUNT, "hidden": row(COUNT),
     "activation": WORD, "mean": row(number()), "std": row(number(0, strict=True)), "name": WORD, "padding": integer(0),
     "root": optional(PATH), "download": FLAG, "folder": PATH, "experiment": PATH, "path": PATH, "config": MAPPING,
@@ -355,7 +355,7 @@ USUAL: dict[str, Kind] = {
     "evaluate_every": COUNT, "epoch_steps": optional(COUNT), "project": (), "value": number(0, 1), "n": COUNT,
     "x_train": FREE, "y_train": LABELS, "x_test": FREE, "y_test": LABELS,  # their box is the attacks'
     "delta": floats(dtypes=False), "atol": RADIUS, "gradient": FREE, "which": WORD, "zero": integer(0, 9), "one": integer(0, 9),
-    "count": COUNT, "epoch": integer(0), "phases": (), "part": (), "arms": (), "overrides": (), "kernels": made(), "sampler": optional(made()),
+    "count": COUNT, "epoch": integer(0), "phases": (), "only": (), "arms": (), "overrides": (), "kernels": made(), "sampler": optional(made()),
     "beta": RADIUS, "weight": RADIUS, "decay": number(0, 1), "deviations": RADIUS, "h": number(0, strict=True), "penalty": optional(without(made(), "None")), "classes": COUNT,
     "precision": WORD, "channels_last": FLAG, "compile": WORD, "autocast": FLAG, "thing": tuple(bad for bad in ATTACK if not bad.label.startswith("returns")), "seeds": (), "rows": (), "seconds": RADIUS, "arm": NAME,
 }

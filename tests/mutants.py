@@ -4,12 +4,13 @@
     python tests/mutants.py --planted [WORD ...]  the faults of ``planted.py``
 
 A test that cannot fail proves nothing. For each mutant of the sample a copy of the tree is broken,
-and the test files that speak of the broken module run, the fastest first, until one fails; for a
-planted fault the one test that must notice runs. A mutant is *caught* by a failed test or by
-running into its time; it *survives* if all pass; one that cannot even be imported does not count,
-and the next of the sample takes its place. Results are lines of JSON in ``.mutants.jsonl``, and a
-run that was stopped goes on there. Every test run is a process forked from one that has imported
-torch already. The sample needs ``cosmic-ray`` (``make mutants`` fetches it).
+and the tests run that reach the broken line (coverage.py says which; where none does in its own
+process, the test files that speak of the module), a file at a time, the fastest first, until one
+fails; for a planted fault the one test that must notice runs. A mutant is *caught* by a failed test
+or by running into its time; it *survives* if all pass; one that cannot even be imported does not
+count, and the next of the sample takes its place. Results are lines of JSON in ``.mutants.jsonl``,
+and a run that was stopped goes on there. Every test run is a process forked from one that has
+imported torch already. The sample needs ``cosmic-ray`` (``make mutants`` fetches it).
 """
 
 import argparse
@@ -25,14 +26,15 @@ import os
 import queue
 import random
 import re
+import resource
 import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,14 +109,17 @@ def every_mutant() -> list[tuple[str, str, int, int]]:
     return found
 
 
-def made(module: str, name: str, occurrence: int, line: int) -> Mutant:
-    """The source of one of them."""
+def made(module: str, name: str, occurrence: int, line: int) -> Mutant | None:
+    """The source of one of them; ``None`` where the tool stumbles (over ``except a.Error``)."""
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
     path = Path("ddi", f"{module}.py")
     source = (ROOT / path).read_text(encoding="utf-8")
-    mutated = mutate_code(source, get_operator(name)(), occurrence)
+    try:
+        mutated = mutate_code(source, get_operator(name)(), occurrence)
+    except AttributeError:
+        return None
     if mutated is None:
         raise LookupError(f"{name} has no occurrence {occurrence} in {module}")
     what = name.removeprefix("core/")
@@ -131,6 +136,11 @@ def planted(fault: Fault) -> Mutant:
 # --- tests and trees ------------------------------------------------------------
 
 
+def file_of(test: str) -> str:
+    """The test file of a test."""
+    return test.partition("::")[0]
+
+
 @functools.cache
 def concerned(module: str) -> tuple[str, ...]:
     """The test files that speak of a module's names (all, where none does)."""
@@ -145,6 +155,29 @@ def concerned(module: str) -> tuple[str, ...]:
     return found or tuple(p.name for p in files)
 
 
+def reached(path: Path, line: int, results: "Results") -> tuple[str, ...]:
+    """The tests that run the smallest statement around a line; where none does, the test files that
+    speak of its module. Its own test file is among them, for what runs in other processes.
+    """
+    around = [
+        range(node.lineno, (node.end_lineno or 0) + 1)
+        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8")))
+        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or 0)
+    ]
+    lines = set(min(around, key=len, default=range(0)))
+    files = concerned(path.stem)
+    found = {
+        test
+        for entry in results.known.values()
+        for test, where in entry.get("reach", {}).items()
+        if lines.intersection(where.get(path.stem, ()))
+    }
+    own = f"test_{path.stem}.py"
+    if not found:
+        return files
+    return tuple(sorted({t for t in found if file_of(t) != own} | ({own} & set(files))))
+
+
 def digest() -> str:
     """What results hang on: the package, the benchmarks and the tests."""
     sha = hashlib.sha256()
@@ -154,8 +187,8 @@ def digest() -> str:
     return sha.hexdigest()[:16]
 
 
-def _pytest(folder: Path, module: str, tests: tuple[str, ...]) -> None:
-    """Run test files, or single tests, in this tree; leaves the process with pytest's status."""
+def _enter(folder: Path) -> None:
+    """Make this process one of a tree, and silent."""
     os.setsid()
     os.chdir(folder)
     os.environ |= {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -164,6 +197,34 @@ def _pytest(folder: Path, module: str, tests: tuple[str, ...]) -> None:
     with open(os.devnull, "w") as nothing:
         for stream in (1, 2):
             os.dup2(nothing.fileno(), stream)
+
+
+def _reach(folder: Path, name: str) -> None:
+    """Run a test file, and write which lines of the package its tests reach, into the file
+    ``reach.json``; leaves the process with pytest's status.
+    """
+    _enter(folder)
+    cov = importlib.import_module("coverage").Coverage(data_file=None, include=["*/ddi/*"])
+    cov.set_option("run:dynamic_context", "test_function")
+    cov.start()
+    status = importlib.import_module("pytest").main([*OPTIONS, f"tests/{name}"])
+    cov.stop()
+    data = cov.get_data()
+    found: dict[str, dict[str, list[int]]] = {}
+    for path in data.measured_files():
+        for line, tests in data.contexts_by_lineno(path).items():
+            for test in {test.rpartition(".")[2] for test in tests if ".test_" in test}:
+                found.setdefault(f"{name}::{test}", {}).setdefault(Path(path).stem, []).append(line)
+    Path("reach.json").write_text(json.dumps(found), encoding="utf-8")
+    os._exit(status)
+
+
+def _pytest(folder: Path, module: str, tests: tuple[str, ...], seconds: int) -> None:
+    """Run test files, or single tests, in this tree; leaves the process with pytest's status, or
+    is killed where it, or a process that it starts, computes for more than so many seconds.
+    """
+    _enter(folder)
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
     try:
         importlib.import_module(module)
     except Exception:
@@ -185,12 +246,22 @@ class Tree:
                 shutil.copy(ROOT / part, folder / part)
 
     def test(self, names: tuple[str, ...], seconds: float, module: str = "ddi") -> int | None:
-        """Exit status of test files or tests: 0 passed, 1 failed; ``None``: they took too long."""
-        process = FORKS.Process(target=_pytest, args=(self.folder, module, names))
+        """Exit status of test files or tests: 0 passed, 1 failed; ``None``: they took too long,
+        in seconds of computing, so that other programs on the machine change nothing.
+        """
+        return self._run(10 * seconds, _pytest, module, names, int(seconds))  # some only sleep
+
+    def reach(self, name: str) -> tuple[int | None, dict[str, Any]]:
+        """Exit status of a test file, and for its tests: module -> the lines that they reach."""
+        status = self._run(3600, _reach, name)
+        return status, json.loads((self.folder / "reach.json").read_text(encoding="utf-8"))
+
+    def _run(self, seconds: float, function: Callable[..., None], *values: Any) -> int | None:
+        process = FORKS.Process(target=function, args=(self.folder, *values))
         process.start()
         try:
             process.join(seconds)
-            return process.exitcode
+            return None if process.exitcode == -signal.SIGXCPU else process.exitcode
         finally:
             try:
                 os.killpg(process.pid or 0, signal.SIGKILL)  # and what the tests left behind
@@ -208,11 +279,12 @@ class Tree:
         began = time.perf_counter()
         try:
             result, by = SURVIVED, ""
-            for name in sorted(mutant.tests, key=times.__getitem__):
-                status = self.test((name,), 20 + 4 * times[name], module)
+            for file in sorted({file_of(test) for test in mutant.tests}, key=times.__getitem__):
+                names = tuple(test for test in mutant.tests if file_of(test) == file)
+                status = self.test(names, 20 + 4 * times[file], module)
                 if status != 0:
                     result = BROKEN if status == NO_IMPORT else CAUGHT
-                    by = name if status is not None else f"{name} (time)"
+                    by = file if status is not None else f"{file} (time)"
                     break
         finally:
             path.write_text(kept, encoding="utf-8")
@@ -239,21 +311,30 @@ class Results:
 
 
 def baseline(results: Results, trees: "queue.Queue[Tree]", names: set[str]) -> dict[str, float]:
-    """Seconds on the unbroken tree, where all must pass, of every test file or, for single tests,
-    of those of a file together.
+    """Seconds that every test file takes on the unbroken tree, where all must pass; of whole files
+    also which lines their tests reach.
     """
-    for file in sorted({name.partition("::")[0] for name in names}):
-        some = tuple(n for n in sorted(names) if n.partition("::")[0] == file)
-        if not all(name in results.known for name in some):
-            tree, began = trees.get(), time.perf_counter()
-            status, seconds = tree.test(some, 1800), time.perf_counter() - began
+
+    def one(file: str) -> float:
+        some = tuple(sorted(name for name in names if file_of(name) == file))
+        key = "+".join(some)
+        if key not in results.known:
+            tree, began, more = trees.get(), time.perf_counter(), {}
+            if some == (file,):
+                status, more = tree.reach(file)
+            else:
+                status = tree.test(some, 1800)
+            seconds = round(time.perf_counter() - began, 1)
             trees.put(tree)
             if status != 0:
                 what = "must pass before anything is broken"
                 raise SystemExit(f"tests/{file} {what}, and ends with {status}")
-            for name in some:
-                results.keep(name, {"seconds": round(seconds, 1)})
-    return {name: results.known[name]["seconds"] for name in names}
+            results.keep(key, {"seconds": seconds, "reach": more})
+        return float(results.known[key]["seconds"])
+
+    files = sorted({file_of(name) for name in names})
+    with ThreadPoolExecutor(trees.qsize()) as pool:
+        return dict(zip(files, pool.map(one, files), strict=True))
 
 
 def judged(
@@ -261,6 +342,10 @@ def judged(
 ) -> Iterator[dict[str, Any]]:
     """Every mutant with its result, in order."""
     times = baseline(results, trees, {name for m in mutants for name in m.tests})
+    mutants = [
+        m if "::" in m.tests[0] else replace(m, tests=reached(m.path, m.line, results))
+        for m in mutants
+    ]
 
     def one(mutant: Mutant) -> dict[str, Any]:
         key = hashlib.sha256((mutant.what + mutant.source).encode()).hexdigest()
@@ -290,8 +375,9 @@ def sampled(
     found: list[dict[str, Any]] = []
     taken = 0
     while len(found) < n and taken < len(order):
-        some = [made(*place) for place in order[taken : taken + n - len(found)]]
-        taken += len(some)
+        places = order[taken : taken + n - len(found)]
+        some = [mutant for place in places if (mutant := made(*place))]
+        taken += len(places)
         found += [e for e in judged(some, results, trees, workers) if e["result"] != BROKEN]
     print(f"{taken - len(found)} of {taken} cannot be imported and do not count")
     return found

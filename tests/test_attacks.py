@@ -239,12 +239,12 @@ def test_restarts_are_single_calls_from_the_starts_of_one_draw(attack, batch):
     passes = attack.steps + (attack.keep == "best")
     assert len(calls) == passes
     calls.clear()
-    parts = attack.restarts(model, x, y, m, draw(), chunk=7)
+    parts = attack.restarts(model, x, y, m, draw(), batch_size=7)
     assert max(calls) == 6 and len(calls) == 6 * passes  # 36 images: 6 pieces of 6
     torch.testing.assert_close(parts, whole, atol=1e-12, rtol=0)
     together = attack(model, x.repeat(m, 1, 1, 1), y.repeat(m), draw())
     torch.testing.assert_close(whole.flatten(0, 1), together, atol=1e-12, rtol=0)
-    part = attack.restarts(model, x, y, m, draw(), part=slice(2, 9))
+    part = attack.restarts(model, x, y, m, draw(), only=slice(2, 9))
     torch.testing.assert_close(part, whole[:, 2:9], atol=1e-12, rtol=0)
     one = attack.restarts(model, x, y, 1, draw())[0]
     torch.testing.assert_close(one, attack(model, x, y, draw()), atol=1e-12, rtol=0)
@@ -536,7 +536,7 @@ def test_any_callable_is_an_attack(batch):
     assert as_attack(PGD()) == PGD()
     delta = attack(model, x, y, torch.Generator())
     assert torch.equal(delta, towards(model, x, y)) and not delta.requires_grad
-    many = attack.restarts(model, x, y, 3, chunk=5, part=slice(2, 9))
+    many = attack.restarts(model, x, y, 3, batch_size=5, only=slice(2, 9))
     assert many.shape == (3, 7, *x.shape[1:]) and torch.equal(many[2], delta[2:9])
     single = as_attack(lambda model, x, y: torch.zeros_like(x).float())(model, x, y)
     assert single.dtype == x.dtype
@@ -585,11 +585,23 @@ def test_an_attack_of_ones_own_has_restarts_and_is_taken_as_it_is(batch):
         (lambda x: None, ValueError, "got None"),
         (lambda x: x.to("meta"), ValueError, "on meta"),
         (lambda x: x / 0, FloatingPointError, "finite"),
+        (lambda x: x, ValueError, "got what looks like images: return images - x"),
+        (lambda x: (x + 0.3 * (0.5 - x).sign()).clamp(0, 1), ValueError, "looks like images"),
     ],
 )
 def test_what_a_callable_returns_is_checked(batch, returns, error, words):
     with pytest.raises(error, match=words):
         as_attack(lambda model, x, y: returns(x))(small_model(), *batch)
+
+
+@pytest.mark.parametrize(
+    ("x", "delta"),
+    [(0.4, 0.4), (0.5, 0.3), (0.9, 0.4), (0.9, -0.8), (1.5, 1.5), (0.0, 1.0), (0.02, 0.3)],
+)
+def test_perturbations_are_not_taken_for_images(x, delta):
+    x, y = torch.full((3, 1, 8, 8), x), torch.zeros(3, dtype=torch.int64)
+    found = as_attack(lambda model, x, y: torch.full_like(x, delta))(MLP(), x, y)
+    assert torch.equal(found, torch.full_like(x, delta))
 
 
 class Short(Attack):
@@ -736,9 +748,9 @@ def test_impossible_batches_are_refused_and_the_model_is_untouched(x, y, name, m
         ({"m": 0}, "m"),
         ({"m": 1.5}, "m"),
         ({"m": True}, "m"),
-        ({"m": 2, "chunk": 0}, "chunk"),
-        ({"m": 2, "part": 3}, "part"),
-        ({"m": 2, "part": slice(20, 30)}, "part"),
+        ({"m": 2, "batch_size": 0}, "batch_size"),
+        ({"m": 2, "only": 3}, "only"),
+        ({"m": 2, "only": slice(20, 30)}, "only"),
     ],
 )
 @pytest.mark.parametrize("attack", [PGD(), Zero()])
@@ -764,6 +776,6 @@ def test_labels_of_a_loss_of_ones_own_are_what_it_takes(batch):
     soft = torch.full((len(x), 10), 0.1, dtype=x.dtype)
     loss = lambda z, y: -(y * z.log_softmax(1)).sum(1)  # noqa: E731
     attack = PGD(EPS, 0.05, 3, loss=loss)
-    assert attack.restarts(small_model(), x, soft, 2, chunk=5).abs().max() > 0.05
+    assert attack.restarts(small_model(), x, soft, 2, batch_size=5).abs().max() > 0.05
     with pytest.raises(ValueError, match="y must be a tensor of length 12"):
         attack(small_model(), x, soft[:3])

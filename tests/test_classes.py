@@ -1,19 +1,16 @@
 """The program of the experiment over classes: its rules, its draws, its analysis."""
 
 import json
-import sys
 from pathlib import Path
 
+import classes
+import classes_table as table
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
 import ddi
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-import classes
-import classes_table as table
 
 SEEDS = (3, 4)
 
@@ -118,7 +115,7 @@ def test_a_step_follows_the_gradient_of_the_weighted_class_losses(
     draw = classes._random(SEEDS[0], 1)
     torch.rand(index.shape, generator=draw, dtype=torch.float64)
     x, y = parts.x[index.flatten()], parts.y[index.flatten()]
-    delta = mine.attack.restarts(mine.stack, x, y, 1, draw, chunk=len(x))[0]
+    delta = mine.attack.restarts(mine.stack, x, y, 1, draw, batch_size=len(x))[0]
     mine.advance(0)
     losses = ddi.cross_entropy(mine.stack(x + delta), y).view(2, 10, 6).mean(2)
     p = (sharpness * losses.detach()).softmax(1)

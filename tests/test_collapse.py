@@ -4,15 +4,14 @@ attacks and penalties; and the experiment file of the lecture's scale runs on di
 
 from pathlib import Path
 
+import digits_collapse as collapse
 import pytest
 import torch
-from test_ledger import load
 
 import ddi
 from ddi.__main__ import main
 from ddi.losses import inner
 
-collapse = load("digits_collapse")
 FILE = Path(__file__).parents[1] / "experiments" / "catastrophic.toml"
 SEEDS = [3, 4, 5]
 PENALTIES = {

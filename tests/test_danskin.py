@@ -348,3 +348,15 @@ def test_impossible_directions_are_refused():
     for quotient in (one_sided, two_sided):
         with pytest.raises(ValueError, match="t must"):
             quotient(torch.abs, torch.zeros(1), torch.ones(1), 0.0)
+
+
+def test_a_slope_that_rounding_has_eaten_is_none():
+    """In bfloat16 the direction is rounded by as much as two nearly opposite gradients differ."""
+    slopes = []
+    for seed in range(100):
+        u, p = torch.randn(2, 4, generator=torch.Generator().manual_seed(seed))
+        found = steepest_descent(torch.stack([u, -u + 0.004 * p]).bfloat16())
+        assert found.slope <= 0 and found.stationary == (found.slope == 0)
+        assert found.stationary == (not found.direction.any())
+        slopes.append(found.slope.item())
+    assert min(slopes) < 0

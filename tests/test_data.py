@@ -317,7 +317,7 @@ def test_home_is_expanded(tmp_path, monkeypatch):
         cifar10()
 
 
-@pytest.mark.parametrize("error", [RuntimeError("no"), urllib.error.URLError("no network")])
+@pytest.mark.parametrize("error", [RuntimeError("no\nat all"), urllib.error.URLError("no")])
 def test_without_a_network_the_download_fails_in_words(tmp_path, monkeypatch, error):
     def offline(*args, **options):
         assert options["download"]
@@ -329,7 +329,9 @@ def test_without_a_network_the_download_fails_in_words(tmp_path, monkeypatch, er
             FileNotFoundError, match="could not be downloaded .*Without a"
         ) as caught:
             read(tmp_path, download=True)
-        assert "download=True" not in str(caught.value)
+        said = str(caught.value)
+        assert "download=True" not in said and "\n" not in said
+        assert f"(root; {type(error).__name__}: {str(error).splitlines()[0]})" in said
         monkeypatch.setenv("DDI_DATA", str(tmp_path))
         with pytest.raises(FileNotFoundError, match="could not be downloaded"):
             load_data(name.lower(), download=True)

@@ -24,6 +24,7 @@ from ddi import (
     sample_losses,
     steepest_descent,
 )
+from ddi.combine import Problem, cosines
 from ddi.tables import applicable
 
 ATTACK = PGD(0.4, 0.2, 2)
@@ -561,8 +562,9 @@ def test_under_autocast_only_the_passes_are_rounded(name, options):
 
 @each_rule
 def test_divergence_is_a_floating_point_error(name, options):
-    for factor in (torch.inf, torch.nan):
-        model, x, y = problem(4)
+    overflow = 1e25, torch.float32  # finite entries, whose squares are not
+    for factor, dtype in ((torch.inf, torch.float64), (torch.nan, torch.float64), overflow):
+        model, x, y = problem(4, dtype=dtype)
         with torch.no_grad():
             model[1].weight.mul_(factor)
         with pytest.raises(FloatingPointError, match="not finite"):
@@ -613,3 +615,10 @@ def test_a_compiled_model_is_differentiated_eagerly_by_the_product():
     for name, options in (("ddi", {}), ("product", {}), ("product", {"method": "matrix-free"})):
         one, other = (run(name, net, x, y, **options).gradient for net in (model, compiled))
         torch.testing.assert_close(one, other, atol=1e-9, rtol=0)
+
+
+def test_the_cosine_with_a_gradient_of_zero_is_zero():
+    rows = torch.tensor([[3.0, 4.0], [-3.0, -4.0], [0.0, 0.0]])
+    found = cosines(Problem(rows @ rows.T, torch.zeros(3), torch.zeros(3), None))
+    assert found["cosine_mean"] == pytest.approx(-1 / 3)
+    assert (found["cosine_min"], found["negative_pairs"]) == (-1, 1)

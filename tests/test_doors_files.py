@@ -9,6 +9,7 @@ import json
 import math
 import os
 import shutil
+import subprocess
 import sys
 import tomllib
 import zipfile
@@ -390,3 +391,17 @@ if __name__ == "__main__":
                 if what != REFUSED:
                     print(f"{family}: {label}: {what.upper()}: {evidence}")
             print(f"{family}: {dict(collections.Counter(what for _, what, _ in results))}")
+
+
+def test_a_reader_who_leaves_early_ends_a_list_without_a_word(tmp_path):
+    for i in range(300):
+        folder = tmp_path / f"arm-seed{i}"
+        folder.mkdir()
+        (folder / "config.toml").write_text("a = 1\n")
+        (folder / "provenance.json").write_text('{"complete": true}')
+        (folder / "metrics.csv").write_text("epoch\n1\n")
+    command = [sys.executable, "-m", "ddi", "list", str(tmp_path)]
+    listing = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert listing.stdout is not None and listing.stderr is not None
+    listing.stdout.close()
+    assert (listing.stderr.read(), listing.wait()) == (b"", 0)

@@ -25,6 +25,7 @@ from ddi import (
     masking_signs,
     robust_accuracy,
 )
+from ddi.evaluate import standing
 
 
 def linear_pair():
@@ -149,6 +150,7 @@ def test_defaults_are_those_that_the_book_names():
     assert options(robust_accuracy) == {
         "attack": pgd20, "restarts": 1, "generator": None, "batch_size": None, "progress": False
     }  # fmt: skip
+    assert options(standing) == options(robust_accuracy)
     assert options(autoattack_accuracy) == {
         "eps": 8 / 255, "norm": "Linf", "seed": 0, "batch_size": 250
     }  # fmt: skip

@@ -1,5 +1,5 @@
-"""The rules of the house: what every module of the package, the benchmark and the book's tools must
-look like, and what must agree with what.
+"""The rules of the house: what every module of the package and every program beside it must look
+like, and what must agree with what.
 """
 
 import ast
@@ -19,7 +19,8 @@ import ddi
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = sorted((ROOT / "ddi").glob("*.py"))
-TOOLS = [p for room in ("benchmarks", "book/tools") for p in sorted((ROOT / room).glob("*.py"))]
+ROOMS = ("benchmarks", "book/tools", "experiments")
+TOOLS = [path for room in ROOMS for path in sorted((ROOT / room).glob("*.py"))]
 
 # Imports point to the left, and every module has its place.
 ORDER = (
@@ -168,9 +169,8 @@ def test_contributing_names_files_and_tests_that_are_there():
 
 
 def test_the_answer_on_the_first_pages_is_what_the_records_say():
-    sys.path.insert(0, str(ROOT / "book" / "tools"))
     import answer
 
     for page in answer.PAGES:
         assert answer.held(page) == answer.answer(page), "python book/tools/answer.py --write"
-        assert len(answer.held(page).splitlines()) == 8
+        assert len(answer.held(page).splitlines()) >= 8

@@ -17,8 +17,9 @@ from torch import nn
 import ddi
 from ddi import PGD, Normalize, Rule, Setting, digits, train
 from ddi.adversary import Attack
-from ddi.identity import as_table, constants, flat, network
+from ddi.identity import as_table, constants, flat, network_hash
 from ddi.naming import named
+from ddi.objectives import TRADES
 from ddi.record import AlreadyComplete
 
 SETTING = Setting(epochs=2, epoch_steps=2, batch_size=16, validation=60, augment=False, seed=3)
@@ -113,7 +114,7 @@ def test_the_hash_of_a_network_is_that_of_the_records_of_old():
     lines += ["1: ddi.models.Normalize []", "1.mean: (1, 1, 1) torch.float32"]
     lines += ["1.std: (1, 1, 1) torch.float32"]
     model = nn.Sequential(nn.Flatten(), Normalize((0.5,), (0.25,)))
-    assert network(model) == hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    assert network_hash(model) == hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 # --------------------------------------------------------------------------------------------------
@@ -137,7 +138,8 @@ def helper(z):
     return SCALE * z
 
 def attack(model, x, y):
-    return helper(x) * TABLE["slope"] + WEIGHTS.sum()
+    inside = lambda z: INNER * z
+    return inside(helper(x)) * TABLE["slope"] + WEIGHTS.sum()
 
 class Holder:
     def __init__(self, config):
@@ -169,11 +171,23 @@ class Own(Attack):
     def __call__(self, model, x, y, generator=None):
         return SLOPE * torch.zeros_like(x)
 """
-NAMES = {"SCALE": 2.0, "TABLE": {"slope": 0.1}, "WEIGHTS": torch.ones(10), "SLOPE": 0.1}
-OTHERS = {"SCALE": 3.0, "TABLE": {"slope": 0.2}, "WEIGHTS": torch.arange(10.0), "SLOPE": 0.2}
+NAMES = {
+    "SCALE": 2.0,
+    "INNER": 2.0,
+    "TABLE": {"slope": 0.1},
+    "WEIGHTS": torch.ones(10),
+    "SLOPE": 0.1,
+}
+OTHERS = {
+    "SCALE": 3.0,
+    "INNER": 3.0,
+    "TABLE": {"slope": 0.2},
+    "WEIGHTS": torch.arange(10.0),
+    "SLOPE": 0.2,
+}
 
 
-@pytest.mark.parametrize("key", ["SCALE", "TABLE", "WEIGHTS"])
+@pytest.mark.parametrize("key", ["SCALE", "INNER", "TABLE", "WEIGHTS"])
 def test_a_function_is_told_apart_by_the_globals_that_it_uses(key):
     one, same, other = made(NAMES), made(NAMES), made(NAMES | {key: OTHERS[key]})
     assert named(one["attack"]) == named(same["attack"]) != named(other["attack"])
@@ -198,7 +212,7 @@ def test_an_object_is_told_apart_by_what_it_holds(config):
     space = made(NAMES)
     one, same, other = (named(space["Holder"](config(eps))) for eps in (0.1, 0.1, 0.2))
     assert one == same != other
-    nets = [network(space["Net"](config(eps))) for eps in (0.1, 0.1, 0.2)]
+    nets = [network_hash(space["Net"](config(eps))) for eps in (0.1, 0.1, 0.2)]
     weights = isinstance(config(0.1), nn.Module)  # of a network these are no part of it
     assert nets[0] == nets[1] and (nets[1] != nets[2]) != weights
 
@@ -206,12 +220,20 @@ def test_an_object_is_told_apart_by_what_it_holds(config):
 def test_a_class_is_told_apart_by_its_attributes_and_code():
     one, same, other = made(NAMES), made(NAMES), made(NAMES | {"SLOPE": 0.2})
     for make in ("Net", "Own"):
-        value = network if make == "Net" else lambda thing: flat(as_table(thing))
+        value = network_hash if make == "Net" else lambda thing: flat(as_table(thing))
         assert value(one[make]()) == value(same[make]()) != value(other[make]())
     assert named(one["Options"]) != named(other["Options"])
     moved = one["Net"]()
     moved.layer.weight.data += 1
-    assert network(moved) == network(same["Net"]())  # weights are no part of it
+    assert network_hash(moved) == network_hash(same["Net"]())  # weights are no part of it
+
+
+def test_a_class_of_ones_own_is_not_named_as_the_one_it_comes_of():
+    class Mine(TRADES):
+        def __call__(self, *args):
+            return 2 * super().__call__(*args)
+
+    assert named(TRADES(6.0)) == named(TRADES(6)) != named(Mine(6.0))
 
 
 def test_what_the_package_itself_names_keeps_its_name():
@@ -232,7 +254,9 @@ def test_what_holds_itself_has_a_name_and_says_what_it_does():
 
     one, same, other = patched(1.0), patched(1.0), patched(2.0)
     one[2].weight.data += 1  # of itself, whose weights do not count
-    assert network(one) == network(same) != network(other) != network(normalised())
+    assert (
+        network_hash(one) == network_hash(same) != network_hash(other) != network_hash(normalised())
+    )
 
     class Holder:
         def __init__(self, eps):

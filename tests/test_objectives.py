@@ -174,7 +174,7 @@ def test_every_rule_combines_the_columns_of_an_objective(loss, formula):
         torch.testing.assert_close(got.gradient, want, atol=1e-7, rtol=1e-6)
         assert got.loss == pytest.approx(values.mean().item())
     free = product_point(
-        model, x, y, deltas, "matrix-free", loss=loss, max_iter=3000, tol=1e-5, certify=True
+        model, x, y, deltas, "matrix-free", loss=loss, max_iter=3000, tol=1e-5, measure_gap=True
     )
     assert (free.vector - want).square().sum() <= free.gap + 1e-9
     assert free.gap <= 1e-3 * want.square().sum()
@@ -309,10 +309,10 @@ def test_beta_has_restarts_and_no_forward_pass_larger_than_asked():
     sizes, beta = [], BETA(0.2, 0.05, 3)
     whole = beta.restarts(model, x, y, 3, drawn())
     model.register_forward_hook(lambda module, inputs, _: sizes.append(len(inputs[0])))
-    pieces = beta.restarts(model, x, y, 3, drawn(), chunk=10)
+    pieces = beta.restarts(model, x, y, 3, drawn(), batch_size=10)
     assert max(sizes) <= 10
     torch.testing.assert_close(pieces, whole)
-    part = beta.restarts(model, x, y, 3, drawn(), part=slice(2, 5))
+    part = beta.restarts(model, x, y, 3, drawn(), only=slice(2, 5))
     torch.testing.assert_close(part, whole[:, 2:5])
     assert (whole[0] - whole[1]).abs().max() > 0.01
 
@@ -327,6 +327,16 @@ def test_the_passes_of_beta_are_those_of_all_its_rivals():
     beta(model, x, y)
     assert seen[0] == 6 * beta.passes_for(10) == 6 * 27 and beta.passes == 0
     assert ATTACK.passes_for(10) == ATTACK.passes == 2
+
+
+def test_beta_of_a_network_that_normalises_in_place_is_that_of_one_that_does_not():
+    """And the number of classes is seen on two images, of which any network makes something."""
+    coupled = nn.BatchNorm1d(10, track_running_stats=False)
+    model, x, y = problem(6, model=nn.Sequential(nn.Flatten(), nn.Linear(64, 10), coupled))
+    beta, images = BETA(0.2, 0.05, 3), x.clone()
+    away = beta(lambda z: model(z - 0.5), x, y, drawn())
+    here = beta(lambda z: model(z.sub_(0.5)), x, y, drawn())
+    assert torch.equal(x, images) and torch.equal(here, away) and away.abs().max() > 0.1
 
 
 def test_beta_needs_two_classes():
@@ -502,8 +512,8 @@ def test_what_passes_move_moves_once_with_objectives_and_penalties(loss, name, o
 class Fixed(PGD):
     """One perturbation, whatever the model."""
 
-    def restarts(self, model, x, y, m, generator=None, chunk=None, part=slice(None)):
-        return (0.1 * torch.ones_like(x[part])).expand(m, *x[part].shape)
+    def restarts(self, model, x, y, m, generator=None, batch_size=None, only=slice(None)):
+        return (0.1 * torch.ones_like(x[only])).expand(m, *x[only].shape)
 
 
 def test_the_penalty_is_in_the_mode_of_the_columns():
@@ -547,6 +557,18 @@ def test_terms_are_one_value_a_sample():
     model, x, y = problem()
     with pytest.raises(ValueError, match="the penalty's terms"):
         descent_rule("single", penalty=Mean(1.0))(model, x, y, ATTACK)
+
+
+@pytest.mark.parametrize("penalty", [ELLE(1.0), CURE(1.0), AdaptiveELLE()], ids=str)
+def test_a_penalty_that_overflows_is_divergence(penalty):
+    """Its square is infinite where the loss is not."""
+    model, x, y = problem(dtype=torch.float32)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight *= 1e12
+    assert descent_rule("single")(model, x, y, ATTACK).loss < 1e38
+    with pytest.raises(FloatingPointError, match="not finite"):
+        descent_rule("single", penalty=penalty)(model, x, y, ATTACK)
 
 
 @pytest.mark.parametrize("penalty", [*PENALTIES, AdaptiveELLE()], ids=lambda penalty: penalty.word)

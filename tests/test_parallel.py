@@ -48,7 +48,7 @@ def gradients(rules):
 def buffers():
     torch.manual_seed(0)
     model, data = MLP(hidden=(8,), norm="batch"), digits()
-    model(data.x_train[:20][parallel.share(20)])
+    model(data.x_train[:20][parallel.own(20)])
     parallel.average_buffers(model)
     return dict(model.named_buffers())
 
@@ -130,9 +130,9 @@ def test_two_processes_are_one(tmp_path):
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
     monkeypatch.setattr(parallel, "world", lambda: 2)
     monkeypatch.setattr(parallel, "rank", lambda: 1)
-    assert parallel.share(6) == slice(3, 6)
+    assert parallel.own(6) == slice(3, 6)
     with pytest.raises(ValueError, match="multiple of the 2 processes, got 5"):
-        parallel.share(5)
+        parallel.own(5)
 
 
 def test_alone_nothing_is_sent():

@@ -103,3 +103,20 @@ def test_plots_draw_what_they_are_given():
     with pytest.raises(ValueError, match="method"):
         plots.line(axes[0], [0], [0], "SGD")
     plt.close(fig)
+
+
+def test_many_arms_are_told_apart_and_their_labels_do_not_touch():
+    def record(i):
+        metrics = {"epoch": np.arange(3.0), "robust": np.array([0.0, 0.1, 0.2 + 1e-3 * i])}
+        return Record(f"arm{i}-seed0", {}, metrics, {})
+
+    fig, (few, many) = plt.subplots(1, 2)
+    plots.curves(few, [record(i) for i in range(4)])
+    fig.canvas.draw()
+    heights = sorted(text.get_window_extent().y0 for text in few.texts)
+    assert len(heights) == 4 and np.diff(heights).min() > 10
+    plots.curves(many, [record(i) for i in range(20)])
+    styles = [(line.get_color(), line.get_linestyle()) for line in many.lines]
+    markers = [(line.get_color(), line.get_marker()) for line in many.lines]
+    assert len(styles) == 20 and len(set(styles)) == 18 and len(set(markers)) == 6
+    plt.close(fig)

@@ -1,17 +1,18 @@
-"""The tools that say which check fails where: book/tools/{watch,portable,failures}.py."""
+"""The tools that say which check fails where: book/tools/{watch,portable,failures}.py; and make."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import failures
+import portable
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "book" / "tools"))
 
-import failures  # noqa: E402
-import portable  # noqa: E402
 
 CHAPTER = """\
 # %% [markdown]
@@ -123,3 +124,36 @@ def test_a_failed_build_names_check_cell_and_line(chapter, tmp_path, monkeypatch
     said = failures.described(report)
     assert "check 03.2, cell 3, line 15 of notebooks/03_draws.py" in said
     assert "assert value < 0.8" in said and "error: AssertionError: too large" in said
+
+
+TOOL = """#!/bin/sh
+printf '%s\\n' "$0 $*" >> "$CALLS"
+"""
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+@pytest.mark.parametrize("name", ["book", "it's a book"])
+def test_make_works_in_a_folder_of_any_name(tmp_path, name):
+    """With tools that only say how they were called."""
+    folder = tmp_path / name
+    tools = folder / ".venv" / "bin"
+    tools.mkdir(parents=True)
+    for tool in ("python", "jupyter-book", "jupyter", "ruff", "mypy", "twine"):
+        (tools / tool).write_text(TOOL)
+        (tools / tool).chmod(0o755)
+    for file in ("Makefile", "_config.yml", "requirements.txt", "pyproject.toml"):
+        shutil.copy(ROOT / file, folder)
+    shutil.copy(ROOT / "requirements.txt", folder / "requirements-dev.txt")
+    calls = tmp_path / "calls"
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "CALLS": str(calls)}
+    options = {"cwd": folder, "env": environment, "capture_output": True, "text": True}
+    for target in "book preview notebooks test portable mutants lint pages lab dist".split():
+        calls.write_text("")
+        run = subprocess.run(["make", target], **options)
+        assert run.returncode == 0, run.stderr
+        made = calls.read_text().splitlines()
+        assert all(call.startswith(f"{tools}/") for call in made)
+        installs = [call for call in made if "pip install" in call and "requirements.txt" in call]
+        assert len(installs) == (target == "book")  # the environment is made once
+        assert target != "lint" or f"{tools}/mypy --python-executable {tools}/python" in made
+        assert target not in ("book", "preview") or f"file://{folder}/_build" in run.stdout

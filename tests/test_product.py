@@ -164,7 +164,7 @@ def test_what_the_line_search_proves_is_true(steps):
         model, x, y, deltas = problem(5, 4, seed=seed)
         best = product_point(model, x, y, deltas).vector
         free = product_point(
-            model, x, y, deltas, "matrix-free", max_iter=steps, tol=0.0, certify=False
+            model, x, y, deltas, "matrix-free", max_iter=steps, tol=0.0, measure_gap=False
         )
         same = product_point(model, x, y, deltas, "matrix-free", max_iter=steps, tol=0.0)
         torch.testing.assert_close(free.vector, same.vector)
@@ -173,6 +173,9 @@ def test_what_the_line_search_proves_is_true(steps):
         mixed = (free.weights[..., None] * each).sum((0, 1))
         torch.testing.assert_close(mixed, free.vector, atol=1e-10, rtol=1e-8)
         assert free.iterations == same.iterations == steps
+        before = product_point(model, x, y, deltas, "matrix-free", max_iter=steps - 1, tol=0.0)
+        fallen = before.vector.square().sum() - free.vector.square().sum()
+        assert free.gap == pytest.approx((2 * before.gap - fallen).item(), rel=1e-6)
         left = free.vector.square().sum() - best.square().sum()
         assert 0 < left <= free.gap and (free.vector - best).square().sum() <= free.gap
 

@@ -65,9 +65,10 @@ def test_the_diff_is_three_lines_more_and_both_sides_train(somebody):
         assert model.training
     model.load_state_dict(start)
     torch.manual_seed(1)
-    expected = ddi.descent_rule("ddi", m=10)(
-        model, x, y, ddi.PGD(eps=8 / 255, alpha=2 / 255, steps=7)
+    expected = ddi.descent_rule("single", normalize=True)(
+        model, x, y, ddi.PGD(eps=8 / 255, alpha=2.5 / 255, steps=7)
     )
+    assert abs(moved.norm() - 0.1) < 1e-6
     torch.testing.assert_close(moved, -0.1 * expected.gradient, rtol=1e-4, atol=1e-6)
 
 

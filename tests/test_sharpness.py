@@ -496,3 +496,13 @@ def test_displaced_is_over_the_trainable_parameters():
     with displaced(model, by):
         assert torch.equal(flat_of(model), weights + by) and torch.equal(model[1].weight, whole)
     assert torch.equal(flat_of(model), weights)
+
+
+@pytest.mark.parametrize("rho", [0.3, 30.0])
+def test_sharpness_is_a_difference_however_large(rho):
+    (x, y), rule = batch(), descent_rule("single")
+    here = step(rule, plain(), x, y)
+    there = step(rule, moved(plain(), rho * here.gradient / here.gradient.norm()), x, y)
+    found = step(SAM(rule, rho=rho), plain(), x, y).diagnostics["sharpness"]
+    assert found == pytest.approx(there.loss - here.loss, rel=1e-9)
+    assert (found > 2 * here.loss) == (rho > 1)

@@ -513,3 +513,27 @@ def test_bundle_refuses_losses_that_overflow():
         bundle(torch.eye(2, dtype=F64), torch.tensor([1e10, 0.0]), 1e-300)
     with pytest.raises(ValueError, match="values must"):
         bundle(torch.eye(2, dtype=F64), torch.tensor([torch.nan, 0.0]), 1.0)
+
+
+@pytest.mark.parametrize("size", [0.0, 1.0])
+def test_exact_stops_where_rounding_lets_it_go_no_further(size):
+    """Each problem of a batch at its own time."""
+    v, c = vectors(6, 40, batch=(32,)) + 0.5, size * vectors(32, 6, 1)
+    got = min_norm_point(gram(v), c, tol=0.0, max_iter=3000)
+    assert got.converged.all() and got.iterations < 300
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_squared_norm_is_never_negative(method):
+    """Along the weights (1/2, 1/2) this matrix is negative by what is accepted as rounding."""
+    edge = -1 - 1e-11
+    G = torch.tensor([[1.0, edge], [edge, 1.0]], dtype=F64)
+    assert min_norm_point(G, method=method).squared_norm == 0
+
+
+def test_frank_wolfe_starts_at_the_best_vertex():
+    for c in (0.0, 1.0):
+        G, c = gram(vectors(8, 4) + 0.5), c * vectors(1, 8, 2)[0]
+        got = min_norm_point(G, c, "frank-wolfe", tol=1e9)
+        assert got.iterations == 0
+        assert got.weights.argmax() == (G.diagonal() / 2 - c).argmin() and got.weights.max() == 1

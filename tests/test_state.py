@@ -56,7 +56,7 @@ def same(a, b):
 JOBS = {
     "attack": lambda m: PGD(0.1, 0.05, 3)(m, X, Y),
     "best": lambda m: PGD(0.1, 0.05, 3, keep="best")(m, X, Y),
-    "restarts": lambda m: PGD(0.1, 0.05, 3).restarts(m, X, Y, 2, chunk=5),
+    "restarts": lambda m: PGD(0.1, 0.05, 3).restarts(m, X, Y, 2, batch_size=5),
     "clean": lambda m: clean_accuracy(m, X, Y, 2),
     "robust": lambda m: robust_accuracy(m, X, Y, PGD(0.1, 0.05, 1), restarts=3, batch_size=3),
 }

@@ -176,6 +176,13 @@ def test_bounds_keep_the_sum_inside_the_box_and_always_allow_zero(dtype, box):
     assert threat.bounds(edges)[0][0, 0] == 0 and threat.bounds(edges)[1][0, 1] == 0
 
 
+def test_bounds_reach_the_edges_of_the_box():
+    """Where nothing is rounded: neither smaller nor larger."""
+    lo, hi = LInf(9.0, (-1.0, 2.0)).bounds(torch.tensor([[-1.0, -0.5, 0.0, 0.25, 2.0]]))
+    assert lo.tolist() == [[0.0, -0.5, -1.0, -1.25, -3.0]]
+    assert hi.tolist() == [[3.0, 2.5, 2.0, 1.75, 0.0]]
+
+
 def test_numbers_are_kept_as_plain_python():
     for kind in (LInf, L2, L1):
         threat = kind(np.float32(0.5), [0, np.int64(2)])
@@ -368,3 +375,14 @@ def test_l1_start_is_uniform_in_a_ball_of_three_dimensions():
     assert (d.T @ d / len(d) / eps**2)[~torch.eye(n, dtype=torch.bool)].abs().max() < 0.005
     radius = d.abs().sum(1) / eps
     assert abs((radius <= 0.5).double().mean() - 0.5**n) < 0.01 and radius.max() <= 1
+
+
+@pytest.mark.parametrize("box", [(0.0, 1.0), None])
+@pytest.mark.parametrize("kind", [LInf, L2, L1])
+def test_a_set_of_radius_zero_holds_nothing_but_zero(kind, box):
+    threat = kind(0.0, box)
+    x = images(threat)
+    delta = 2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype) - 1
+    for found in (threat.project(delta, x), threat.sample(x)):
+        assert found.shape == x.shape and not found.any()
+    assert threat.contains(0 * delta, x).all() and not threat.contains(delta, x).any()

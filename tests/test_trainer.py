@@ -30,7 +30,7 @@ from ddi import (
     train,
 )
 from ddi.checkpoint import Checkpoints, load_weights
-from ddi.identity import network
+from ddi.identity import network_hash
 from ddi.naming import named
 from ddi.plan import phase_at
 from ddi.record import AlreadyComplete
@@ -673,11 +673,11 @@ def test_all_that_decides_a_network_of_ones_own_is_in_its_identity():
         nn.Dropout(0.1),
         nn.Dropout(0.2),
     ]
-    assert len({network(other) for other in others}) == len(others)
-    assert network(a_network(powers(2))) == network(a_network(powers(2)))
+    assert len({network_hash(other) for other in others}) == len(others)
+    assert network_hash(a_network(powers(2))) == network_hash(a_network(powers(2)))
     moved = a_network()
     moved.eval().w.data += 1
-    assert network(moved) == network(a_network())
+    assert network_hash(moved) == network_hash(a_network())
 
 
 def test_a_network_s_identity_is_the_same_in_every_process(tmp_path):
@@ -690,7 +690,7 @@ def test_a_network_s_identity_is_the_same_in_every_process(tmp_path):
         "    def forward(self, z, how='a', by=object()):\n"
         "        return z if how in {'a', 'b', 'c', 'd'} else -z\n"
     )
-    code = "import own; from ddi.identity import network; print(network(own.Own()))"
+    code = "import own; from ddi.identity import network_hash; print(network_hash(own.Own()))"
     path = os.pathsep.join([str(tmp_path), str(Path(ddi.__file__).parents[1])])
     seen = {
         subprocess.run(
@@ -740,8 +740,8 @@ def test_the_dtype_is_recorded(tmp_path):
 def test_frozen_parameters_stay_and_decide(tmp_path):
     model = fresh()
     model[1].bias.requires_grad_(False)
-    source = network(model)
-    assert source == network(fresh())
+    source = network_hash(model)
+    assert source == network_hash(fresh())
     with pytest.raises(Stop):
         run(tmp_path / "run", stopping(fresh(), 45), **OPTIONS)
     with pytest.raises(FileExistsError, match="frozen"):

@@ -127,7 +127,8 @@ def _provenance(records: dict[str, Any]) -> list[str]:
         path = f"{kernels['precision']}, compile {kernels['compile']}"
         path += ", NHWC" * kernels["channels_last"]
         what = f"batch {record['batch']}, {record['rounds']} rounds, {source['device']}, {threads}"
-        made = f"torch {source['torch']}, {path}, commit {str(source['commit'])[:12]}"
+        commit, _, dirty = str(source["commit"]).partition("-")
+        made = f"torch {source['torch']}, {path}, commit {commit[:12]}{dirty and '-dirty'}"
         state = "" if record["complete"] else "; **incomplete**"
         lines.append(f"- *{RECORDS[stem]}*: {what}, {made}{state}.")
     return lines

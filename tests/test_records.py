@@ -1,0 +1,119 @@
+"""The programs of the records on wrong labels (chapter 15) and saliency maps (chapter 19)."""
+
+import digits_noise as noise
+import numpy as np
+import pytest
+import saliency
+import torch
+
+import ddi
+
+
+def test_one_label_in_five_becomes_another_one():
+    y = torch.arange(20_000) % 10
+    given = noise.noisy(y, torch.Generator().manual_seed(1))
+    wrong = given != y
+    assert abs(wrong.double().mean() - 0.2) < 0.01
+    shift = (given - y)[wrong] % 10
+    assert shift.bincount(minlength=10)[1:].min() > 300  # all nine others: 444 each on average
+
+
+def test_strong_is_both_attacks_and_memorised_is_of_the_wrong_labels(monkeypatch):
+    model, draw = ddi.MLP(64, 10, ()), torch.Generator().manual_seed(0)
+    x, y = torch.rand(60, 1, 8, 8, generator=draw), torch.arange(60) % 10
+    with torch.no_grad():
+        says = model(x).argmax(1)
+    true = torch.where(torch.arange(60) < 20, (says + 1) % 10, says)  # the first 20 are wrong ...
+    given = torch.where(torch.arange(60) < 5, (says + 2) % 10, says)  # ... and 5 not as it says
+    found = noise.measured(model, x, y, x, given, true)
+    assert found["memorised"] == 15 / 20
+    assert found["strong"] <= found["pgd"] <= found["clean"]
+    attacks = []
+
+    def stands(model, x, y, attack):
+        attacks.append(attack)
+        return torch.arange(60) % (3 if isinstance(attack, ddi.BETA) else 2) == 0
+
+    monkeypatch.setattr(noise, "stands", stands)
+    found = noise.measured(model, x, y, x, given, true)
+    assert found["pgd"] == 1 / 2 and abs(found["strong"] - 1 / 6) < 1e-12
+    assert [(a.eps, a.steps) for a in attacks] == [(0.1, 20)] * 2
+
+
+@pytest.mark.parametrize(("arm", "passes"), [("pgd", 8), ("beta", 64), ("mart", 9)])
+def test_a_noise_record_is_written_once(arm, passes, tmp_path, capsys):
+    noise.run(arm, 0, 1, tmp_path)
+    record = ddi.read_record(tmp_path / f"{arm}-seed0")
+    assert record.complete and record.metrics["passes"].tolist() == [8 * passes]
+    assert record.metrics["train_loss"][0] > 1
+    noise.run(arm, 0, 1, tmp_path)
+    assert "kept" in capsys.readouterr().out
+
+
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def images():
+    """A data set of the shape of the part of CIFAR-10 that is used, made of noise."""
+    draw, n = torch.Generator().manual_seed(0), saliency.EACH
+    x = torch.rand(n, 3, 32, 32, generator=draw)
+    y = torch.arange(5 * n) % 10
+    return ddi.Dataset("noise", x.repeat(5, 1, 1, 1), y, x, y[:n], 10)
+
+
+def test_the_first_images_of_each_file():
+    x = torch.arange(50_000.0).view(-1, 1, 1, 1) / 50_000
+    y = torch.arange(50_000) % 10
+    part = saliency.firsts(ddi.Dataset("all", x, y, x[:10_000], y[:10_000], 10))
+    first = [int(round(50_000 * v)) for v in part.x_train.flatten()[:: saliency.EACH].tolist()]
+    assert first == [0, 10_000, 20_000, 30_000, 40_000]
+    assert len(part.x_train) == 5 * saliency.EACH and len(part.x_test) == saliency.EACH
+    assert torch.equal(part.x_test, x[: saliency.EACH]) and saliency.firsts(part) is part
+    with pytest.raises(ValueError, match="CIFAR-10"):
+        saliency.firsts(ddi.digits())
+
+
+@pytest.mark.parametrize("arm", saliency.ARMS)
+def test_each_arm_perturbs_by_what_the_design_says(arm):
+    eps, draw = saliency.EPS, torch.Generator().manual_seed(2)
+    model, x = ddi.SmallNet(norm="none"), torch.full((4, 3, 32, 32), 0.5)
+    with torch.no_grad():
+        moved = (saliency.perturbed(arm, model, x, torch.arange(4), draw) - x).abs()
+    sizes = {"plain": 0.0, "uniform": eps, "noise": 2 * eps, "strong-noise": 8 * eps}
+    assert abs(moved.max() - sizes.get(arm, eps)) < 1e-3
+    if arm in saliency.SIGNS:
+        assert moved.min() > sizes[arm] - 1e-6
+    if arm == "uniform":
+        assert abs(moved.mean() - eps / 2) < 1e-3
+
+
+def test_alignment_is_the_distance_of_a_linear_network():
+    model = ddi.MLP(64, 10, ())
+    x, y = torch.rand(5, 1, 8, 8), torch.tensor([0, 3, 3, 9, 1])
+    w = model[1].weight.detach()
+    g = saliency.saliency(model, x, y)
+    assert torch.allclose(g.flatten(1), w[y])
+    values = ((x.flatten(1) * w[y]).sum(1).abs() / w[y].norm(dim=1)).sort().values
+    assert abs(saliency.alignment(x, g) - values[2]) < 1e-6
+    found = saliency.measured(model, x, y, g)
+    grey = x.mean((1, 2, 3), keepdim=True)
+    assert abs(found["centred"] - saliency.alignment(x - grey, g)) < 1e-6 < found["alignment"]
+
+
+def test_a_saliency_record_and_its_maps(images, tmp_path):
+    small = ddi.Dataset(
+        "few", images.x_train[:200], images.y_train[:200], images.x_test, images.y_test, 10
+    )
+    rows = saliency.run("noise", 0, 1, small, tmp_path)
+    assert ddi.read_record(tmp_path / "noise-seed0").complete
+    assert saliency.run("noise", 0, 1, small, tmp_path) is None
+    rows[:, -1] = 1.0
+    rows[0, -1] = 0.0  # the first image of class 0 is taken for another
+    saliency.keep_maps({"noise": rows}, small, tmp_path)
+    with np.load(tmp_path / "maps.npz") as kept:
+        assert kept["label"].tolist() == list(saliency.CLASSES)
+        assert kept["image"].tolist() == [10, 1, 3, 7, 8, 9]
+        assert (np.abs(kept["noise"]).max((1, 2)) == 127).all()
+        whole = rows[10, :-1].view(32, 32)
+        assert np.abs(kept["noise"][0] - 127 * (whole / whole.abs().max()).numpy()).max() <= 0.5

@@ -199,14 +199,19 @@ def converged(stack: Stack, x: Tensor, y: Tensor, delta: Tensor) -> Tensor:
 
 
 def run(
-    setting: Setting, cell: Cell, data: ddi.Dataset, out: Path, source: dict[str, Any]
+    setting: Setting,
+    cell: Cell,
+    data: ddi.Dataset,
+    out: Path,
+    source: dict[str, Any],
+    kind: type[Course] = Course,
 ) -> dict[str, Any]:
     """The record of one cell: read if it is there, else made, from where it was interrupted."""
     path = out / setting.name / f"{cell.name}.json"
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    course, kept = Course(setting, cell, data), path.with_suffix(".pt")
+    course, kept = kind(setting, cell, data), path.with_suffix(".pt")
     if kept.exists():
         course.load(torch.load(kept, weights_only=True))
     begun = time.process_time() - course.seconds

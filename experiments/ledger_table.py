@@ -236,26 +236,37 @@ def raw_steps(records: Records) -> str:
     return table([*head, f"within ± {MARGIN:g}"], rows) if rows else ""
 
 
-def gains(out: Path) -> dict[tuple[str, str], tuple[float, np.ndarray]]:
-    """Dose and response by batch and rule: mean 1 − cosine of single, and its φ minus the rule's, a
-    value a seed.
-    """
+def gains(out: Path) -> dict[tuple[str, str], np.ndarray]:
+    """By batch and rule: what the rule gains on single at the end, a value a seed."""
     found = {}
-    for name in ("batch-8", "batch-64", "batch-512", "small-a"):
+    for name in ("batch-8", "batch-64", "batch-512", *SETTINGS):
         records = read(out / name)
-        for rule in ("ddi-h0.1", "product-h0.1"):
-            if BASE in records and rule in records:
-                gain = outcome(records[BASE]) - outcome(records[rule])
-                found[name, rule] = float((1 - probes(records[BASE], "cosine")).mean()), gain
+        for rule in ("ddi", "product"):
+            if {BASE, f"{rule}-h0.1"} <= records.keys():
+                found[name, rule] = outcome(records[BASE]) - outcome(records[f"{rule}-h0.1"])
     return found
 
 
+def dose(out: Path, name: str, rule: str) -> dict[str, np.ndarray]:
+    """At each probe, means over the networks: the rule's ``lead`` on single; 1 - ``cosine`` along
+    single's run; and the rule's ``short``fall, 1 - ||d|| / ||g||, each on its own path.
+    """
+    single, other = (read(out / name)[cell] for cell in (BASE, f"{rule}-h0.1"))
+    found = {"lead": probes(single, "phi") - probes(other, "phi")}
+    found |= {"cosine": 1 - probes(single, "cosine")}
+    found |= {"short": 1 - probes(other, "norm") / probes(single, "norm")}
+    return {key: values.mean(1) for key, values in found.items()}
+
+
 def doses(out: Path) -> str:
-    """Gain over single beside 1 − cosine, by batch."""
-    rows = [
-        [*key, f"{dose:.4f}", shown(interval(gain))] for key, (dose, gain) in gains(out).items()
-    ]
-    return table(["batch", "rule", "1 − cosine (single)", "gain [95 %]"], rows) if rows else ""
+    """Lead at the end of constant steps and gain at the end, beside the mean doses until then."""
+    rows = []
+    for key, gain in gains(out).items():
+        half = {k: v[: len(v) // 2] for k, v in dose(out, *key).items()}
+        row = [f"{half['cosine'].mean():.4f}", f"{half['short'].mean():.4f}"]
+        rows.append([*key, *row, f"{half['lead'][-1]:+.4f}", shown(interval(gain))])
+    head = ["batch", "rule", "1 − cosine, first half", "shortfall, first half"]
+    return table([*head, "lead after it", "gain at the end [95 %]"], rows) if rows else ""
 
 
 def report(out: Path) -> str:
@@ -278,8 +289,8 @@ def report(out: Path) -> str:
         rates = [[name, f"{outcome(r).mean():.3f}"] for name, r in tuning.items()]
         parts += ["### Raw rates on the tuning seeds", table(["cell", "φ train"], rates)]
         parts += [raw_steps(tuning)]
-    dose = doses(out)
-    parts += ["### Dose–response", dose] if dose else []
+    dosed = doses(out)
+    parts += ["### Dose–response", dosed] if dosed else []
     return "\n\n".join(parts)
 
 

@@ -769,7 +769,7 @@ assert min(φ(kink - 1e-3 * p), φ(kink - 1e-3 * q)) > φ(kink)
 #
 # **The rate.** With exact maximisers, bounded gradients, $\phi$ bounded below and $\beta_k = \beta_1/\sqrt k$ the least $\lVert\nabla e_\rho\rVert^2$ falls like $\log K/\sqrt K$. An attack that errs by $\eta$ leaves a floor, $4\rho\eta$.
 #
-# **Which ρ?** With a hidden layer none serves for all $\theta$: a large negative weight behind a curved unit bends the loss down without bound. On a bounded convex set that contains all $\theta_k$ and $\hat\theta_k$ one does, if the activation is smooth; it may be so large that the bound is idle.
+# **Which ρ?** With a hidden layer none serves for all $\theta$: a large negative weight behind a curved unit bends the loss down without bound. On a bounded convex set that contains all $\theta_k$ and $\hat\theta_k$ one does if the activation is smooth, and the proof needs no more; but it may be so large that the bound is idle.
 #
 # **ReLU** has no $\rho$. For losses composed of elementary pieces ("tame"), bounded steps against elements of $\partial\phi$ have limit points that are stationary in Clarke's sense {cite}`davis2020`; against elements of a *conservative field* of $\phi$, stationary for that field {cite}`bolte2021`. What automatic differentiation returns at one exact maximiser need be neither: {ref}`check 03.12 <check-03-12>` has steps that climb, and end where $\phi' = 1$. Which formula is conservative for a maximum, and where its steps converge to, is in {cite:t}`pauwels2023`.
 #
@@ -1049,7 +1049,7 @@ plt.show()
 #
 # - The corollary is false at kinks. Its proof infers $D_{-\gamma}\phi < 0$ from $D_\gamma\phi > 0$, which needs a two-sided derivative. In counterexample 2 $\phi$ rises along $-u$ and $-v$ at every step length; $-(u + v)$ descends.
 # - A maximum is Clarke regular: around a kink one meets, up to mixing, the gradients of its maximisers.
-# - With smooth activations one exact maximiser a step is enough to come to near-stationary points, without descending. What a kink costs at *finite* steps, and what a wrong maximiser costs, is the question of the book.
+# - With smooth activations and $\phi$ bounded below, one exact maximiser a step is enough to come to near-stationary points, without descending. What a kink costs at *finite* steps, and what a wrong maximiser costs, is the question of the book.
 #
 # (part-one-map)=
 # ### Part I on one page

@@ -92,7 +92,6 @@ def losses(θ, x):
     return softplus(-y * network(θ, x)[0])
 
 
-# %% tags=["hide-input"]
 def backward(θ, x):
     """∂L/∂f, the hidden values, and ∂L/∂z for the pre-activations z."""
     f, h = network(θ, x)
@@ -126,7 +125,6 @@ def corners(count, generator, half=1.0):
 
 
 published, forty = partial(ascend, sign=False), partial(ascend, steps=40)
-solvers = {"published": published, "sign": ascend, "sign, 40 steps": forty}
 
 
 # %% tags=["hide-input"]
@@ -164,7 +162,6 @@ paths = {
 }
 
 
-# %% tags=["hide-input"]
 def negative_pairs(h):
     """Among the columns (8, m, n): a count for each seed."""
     M = h.permute(2, 1, 0)
@@ -257,7 +254,7 @@ in_θ, in_x = gradients(θ_start, x)[:, 0], slopes(θ_start, x)[:, 0]
 flat = torch.cat([p.flatten() for p in found[1:]])
 assert (in_θ[:, 0].sum(-1) - flat).abs().max() < 1e-12
 assert (in_x[:, 0] - found[0].T).abs().max() < 1e-12
-print(f"✓ loss and {len(flat)} + 2 derivatives of {k} samples agree with autograd")
+print(f"✓ {k} losses and their gradients agree with autograd")
 
 # %% [markdown]
 # ## The truth: sixteen candidates
@@ -324,9 +321,10 @@ def φ(θ, half=1.0):
 # %% [markdown]
 # (check-09-2)=
 # **Check 09.2** *(sixteen candidates give the maximum).* For the weights at the start, and for weights five times as large: no point of a $41 \times 41$ grid over the square beats the candidates (to $10^{-12}$), and they beat the grid by no more than it can miss, $h \sum_{jl}|v_j W_{jl}|$, where $h = 0.025$ is half its spacing. A search that zooms in on the grid's best point finds their values to $10^{-9}$.
-# The grid's best point is always on the boundary. With the larger weights more than 2 % of the maximisers are no corners, and more than half are.
+# The grid's best point is always on the boundary. With the larger weights more than 2 % of the maximisers are no corners, and more than half are.
 
 # %% tags=["hide-input"]
+# NBVAL_IGNORE_OUTPUT
 def lattice(points):
     """A grid over the square [-1, 1]², (2, points²)."""
     axis = torch.linspace(-1, 1, points)
@@ -355,10 +353,11 @@ for θ in (θ_start, 5 * θ_start):
     steepest = (v[:, None] * W).abs().sum((0, 1))
     assert (exact[0] <= top + 0.025 * steepest).all()
     assert (spot.abs().amax(0) == 1).all()  # on the boundary
-    print(f"✓ the grid misses the maximum by up to {(exact[0] - top).max():.3f} nats")
+    print(f"✓ the grid misses up to {(exact[0] - top).max():.0e} nats")
 corner = (δ.abs().amin(0) == 1).double().mean()  # of the larger weights' maximisers
 assert 0.5 < corner < 0.98
-print(f"✓ {corner:.0%} of the larger weights' maximisers are corners; bounds 50 and 98 %")
+print(f"✓ {corner:.0%} of the larger weights' maximisers are corners;")
+print("  bounds 50 and 98 %")
 
 # %% [markdown]
 # ## How far does the inner solver get?
@@ -395,7 +394,9 @@ paths["true"] = train(lambda θ, start: maximise(θ)[1])
 # The mean loss found stays below $\phi$ by more than 0.25 nats in every seed as published, by more than 0.1 with ten sign steps, and by less than 0.01 with forty.
 
 # %% tags=["hide-input"]
+# NBVAL_IGNORE_OUTPUT
 last = paths["PGD"][:, -1:]
+solvers = {"published": published, "sign": ascend, "sign, 40 steps": forty}
 start = corners(m, torch.Generator().manual_seed(2))
 found = {name: solver(last, start) for name, solver in solvers.items()}
 moved = {name: (δ - start).abs() for name, δ in found.items()}
@@ -447,19 +448,19 @@ plt.show()
 # (check-09-4)=
 # **Check 09.4** *(Fig. 3, left, is reproduced with the published solver).* For PGD and for DDi: not one negative pair up to iteration 50; from iteration 200 on more than 10 of 45 in the mean of the seeds. With raw steps of $0.01$ times the gradient, which are shorter, next to none: at most 1 in the mean at any of the counts.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 for name in ("PGD", "DDi"):
     assert negatives[name][:6].max() == 0  # iterations 0 ... 50
     assert negatives[name][20:].mean(1).min() > 10  # 200 ... 250
-    print(f"✓ {name}: from iteration 200 on {negatives[name][20:].mean(1).min():.0f}", end=" ")
-    print("or more of 45 pairs; bound 10")
+    fewest = negatives[name][20:].mean(1).min()
+    print(f"✓ {name}, from 200 on: {fewest:.0f} pairs or more; bound 10")
 assert negatives["raw"].mean(1).max() < 1
 
 # %% [markdown]
 # (check-09-5)=
 # **Check 09.5** *(a better solver makes them vanish, at the same parameters).* On the very same iterates, ten sign steps leave at most 3 of 45 in the mean of the seeds at any of them, and forty sign steps none at all, for any seed. On a path trained with ten sign steps they leave at most 4 in the mean.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 assert ten_steps.mean(1).max() < 3 and forty_steps.max() == 0
 assert watch(paths["sign"], ascend)[0].mean(1).max() < 4
 print(f"✓ ten sign steps: at most {ten_steps.mean(1).max():.1f} pairs, bound 3")
@@ -497,10 +498,11 @@ def grid_error(θ):
 
 # %% [markdown]
 # (check-09-6)=
-# **Check 09.6** *(the maximisers do not tie, but for rare exceptions).* At iterations 50, 150 and 250 of the path of PGD, over ten seeds of 100 samples: in at least 99 % of the samples no rival ties with the maximiser, for its loss is lower by more than the grid can miss, $\frac12 (0.01)^2 \max_l \sum_j |v_j| W_{jl}^2$; fewer than 5 % come within 0.01 nats, and in at most 1 % of the samples such a near rival has a $\theta$-gradient at an obtuse angle to the maximiser's.
+# **Check 09.6** *(the maximisers do not tie, but for rare exceptions).* At iterations 50, 150 and 250 of the path of PGD, over ten seeds of 100 samples: in at least 99 % of the samples no rival ties with the maximiser, for its loss is lower by more than the grid can miss, $\frac12 (0.01)^2 \max_l \sum_j |v_j| W_{jl}^2$; fewer than 5 % come within 0.01 nats, and in at most 1 % of the samples such a near rival has a $\theta$-gradient at an obtuse angle to the maximiser's.
 # Where nothing ties $\phi$ is differentiable ({ref}`chapter 3 <chapter-03>`): at iteration 250 one-sided difference quotients along $\gamma$ and $-\gamma$ give $\langle\nabla\phi, \pm\gamma\rangle$ at the true gradient, to $10^{-4}$, for a random unit $\gamma$.
 
 # %% tags=["hide-input"]
+# NBVAL_IGNORE_OUTPUT
 for t in (50, 150, 250):
     θ = paths["PGD"][:, t : t + 1]
     gap, cosine = rivals(θ)
@@ -508,8 +510,8 @@ for t in (50, 150, 250):
     assert (gap <= grid_error(θ)).double().mean() < 0.01
     assert close.double().mean() < 0.05
     assert (close & (cosine <= 0)).double().mean() < 0.01
-    print(f"✓ iteration {t}: {close.double().mean():.1%} within 0.01 nats, bound 5 %;", end=" ")
-    print(f"{(gap <= grid_error(θ)).double().mean():.1%} perhaps tie, bound 1 %")
+    print(f"✓ iteration {t}: {close.double().mean():.1%} within 0.01 nats, bound 5 %")
+    print(f"  {(gap <= grid_error(θ)).double().mean():.1%} perhaps tie, bound 1 %")
 γ = unit(torch.randn(8, 1, n, generator=draw))
 slope = (columns(last, maximise(last)[1]) * γ).sum(0)
 for sign in (1, -1):
@@ -524,6 +526,7 @@ for sign in (1, -1):
 # Along the true gradient $\phi$ ends within 0.03 of $\log 2$, the loss of $f_\theta = 0$, in every seed, and $|f_\theta|$ is below 0.15 in the mean over data and seeds. The share of points with $|x_1| < 1$ is 0.68, as for a normal number, to 0.06.
 
 # %% tags=["hide-input"]
+# NBVAL_IGNORE_OUTPUT
 def robust(path):
     """φ along a path, in parts that fit the cache: (iterates, n)."""
     return torch.cat([φ(part) for part in path.split(9, 1)])
@@ -536,7 +539,8 @@ for name in ("PGD", "DDi"):
     rise = truth[name][-1] - truth[name][0]
     assert rise.mean() > 0.05 and (rise > 0).sum() >= 7
     fall = (shown[name][0] - shown[name][-1]).mean()
-    print(f"✓ {name}: seen loss falls by {fall:.2f}, robust loss rises by {rise.mean():.2f}; bounds 0.05")
+    print(f"✓ {name}: the seen loss falls by {fall:.2f}, bound 0.05;")
+    print(f"  the robust loss rises by {rise.mean():.2f}, bound 0.05")
 assert abs((truth["DDi"][-1] - truth["PGD"][-1]).mean()) < 0.05
 assert (truth["true"][-1] - math.log(2)).abs().max() < 0.03
 assert network(paths["true"][:, -1:], x)[0].abs().mean() < 0.15
@@ -649,9 +653,10 @@ w["true"] = columns(θs, maximise(θs)[1])
 
 # %% [markdown]
 # (check-09-8)=
-# **Check 09.8** *(the linearised loss: DDi always wins, most singles lose).* At all fifty points: along DDi's direction the slope of {eq}`eq-09-linearised` is $-\lVert w_J \rVert$ (to $10^{-9}$) and negative, and no other direction's is lower, nor any of 500 random ones; along a single gradient it is negative if and only if all its inner products are positive, which happens to less than 30 % of the 500 singles.
+# **Check 09.8** *(the linearised loss: DDi always wins, most singles lose).* At all fifty points: along DDi's direction the slope of {eq}`eq-09-linearised` is $-\lVert w_J \rVert$ (to $10^{-9}$) and negative, and no other direction's is lower, nor any of 500 random ones; along a single gradient it is negative if and only if all its inner products are positive, which happens to less than 30 % of the 500 singles.
 
 # %% tags=["hide-input"]
+# NBVAL_IGNORE_OUTPUT
 def linearised(γ):
     """The slope of the linearised loss along directions (8, ..., 5, n)."""
     return torch.einsum("djtn,d...tn->j...tn", h, γ).amax(0)
@@ -667,12 +672,12 @@ singles = linearised(-unit(h))  # (m, 5, n)
 inner = torch.einsum("ditn,djtn->ijtn", h, h).amin(1)
 assert (singles < 0).equal(inner > 0)
 assert (singles < 0).double().mean() < 0.3
-print(f"✓ DDi falls at all {promise['DDi'].numel()} points, {(singles < 0).double().mean():.0%}", end=" ")
-print("of the singles; bound 30 %")
+print(f"✓ DDi falls at all {promise['DDi'].numel()} points,")
+print(f"  a single gradient at {(singles < 0).double().mean():.0%}; bound 30 %")
 
 # %% [markdown]
 # (check-09-9)=
-# **Check 09.9** *(the true robust loss: the strongest perturbations matter, not the hull).* At steps $t$ of 0.001, 0.003 and 0.01, over the fifty points: DDi lowers $\phi$ in 25–75 % of the cases, and the single gradients, taken together, in 30–70 %; PGD-max, bundle and the true gradient do in at least 90 %. In the mean PGD-max and bundle lower $\phi$ by what the true gradient does, to 15 % of it; DDi, product DDi, the mean and a single gradient by less than 25 %, or they raise it. Product DDi's vector is not certified: its gap exceeds $\lVert w \rVert^2$ at more than half of the points. The accelerated method agrees with the exact solution of `ddi.bundle` to $10^{-3}$ relative on twelve samples of one network.
+# **Check 09.9** *(the true robust loss: the strongest perturbations matter, not the hull).* At steps $t$ of 0.001, 0.003 and 0.01, over the fifty points: DDi lowers $\phi$ in 25–75 % of the cases, and the single gradients, taken together, in 30–70 %; PGD-max, bundle and the true gradient do in at least 90 %. In the mean PGD-max and bundle lower $\phi$ by what the true gradient does, to 15 % of it; DDi, product DDi, the mean and a single gradient by less than 25 %, or they raise it. Product DDi's vector is not certified: its gap exceeds $\lVert w \rVert^2$ at more than half of the points. The accelerated method agrees with the exact solution of `ddi.bundle` to $10^{-3}$ relative on twelve samples of one network.
 
 # %% tags=["hide-input"]
 lengths = torch.tensor([1e-3, 3e-3, 1e-2, 3e-2])
@@ -696,8 +701,7 @@ approximate, _ = on_product(few, ℓ_few, t, iterations=500)
 error = (exact.weights @ rows - approximate[:, 0]).norm()
 assert error < 1e-3 * approximate.norm()
 
-# %%
-# NBVAL_IGNORE_OUTPUT
+# %% tags=["nbval-ignore-output"]
 upto = {name: c[:3] for name, c in change.items()}  # steps up to 0.01
 share = {name: (c < 0).double().mean((1, 2)) for name, c in upto.items()}
 mean = {name: c.mean((1, 2)) for name, c in upto.items()}
@@ -711,7 +715,8 @@ for name in ("single", "mean", "DDi", "product"):
     assert gain[name].max() < 0.25
 assert (gap_product > w["product"].square().sum(0)).double().mean() > 0.5
 for name in ("DDi", "max", "bundle"):
-    print(f"✓ {name}: descends in {share[name].min():.0%} to {share[name].max():.0%} of the cases")
+    told = ", ".join(f"{s:.0%}" for s in share[name])
+    print(f"✓ {name}: descends in {told} of the cases")
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-09-directions", "caption": "The same ten perturbations, six rules, and the true gradient. Top: the linearised loss that the paper draws; DDi falls most. Bottom: the true φ; PGD-max and bundle fall with the true gradient, DDi does not. Means over fifty networks."}, "image": {"alt": "Two panels against the step length from 0 to 0.03. Top, linearised loss: DDi and, less, product DDi fall; the mean, a single gradient, bundle, PGD-max and the true gradient rise. Bottom, true phi on a scale five times as large: PGD-max, bundle and the true gradient fall together; DDi and product DDi stay near zero, a single gradient and the mean rise a little."}}
 styles = {"single": "PGD normalised", "mean": "mean", "DDi": "DDi", "product": "product DDi", "bundle": "bundle", "true": "true", "max": "true"}
@@ -756,12 +761,13 @@ plt.show()
 #
 # ## A square that can be crossed
 #
-# Is it the solver, then, and not the setting? We shrink the square to $[-0.3, 0.3]^2$. Now ten sign steps of $0.1$ cross it, and there is something to learn.
+# Is it the solver, not the setting? We shrink the square to $[-0.3, 0.3]^2$. Now ten sign steps of $0.1$ cross it, and there is something to learn.
 #
 # (check-09-10)=
 # **Check 09.10** *(if the solver can cross the square, the gradients agree, and DDi points nearly along the true one).* Trained with ten sign steps: at every 25th iterate the loss found is below $\phi$ by less than 0.002 nats for every seed, no pair is negative, and DDi's direction has a cosine with the true gradient above 0.9 for every seed and above 0.99 in the mean of the seeds. $\phi$ falls below 0.65 in every seed ($\log 2 = 0.693$).
 
 # %% tags=["hide-input"]
+# NBVAL_IGNORE_OUTPUT
 small = train(partial(ascend, half=0.3), half=0.3)
 draw = torch.Generator().manual_seed(6)
 for t in range(0, 251, 25):
@@ -774,13 +780,13 @@ for t in range(0, 251, 25):
     cosine = (unit(joint(columns_now)) * unit(gradient)).sum(0)
     assert cosine.min() > 0.9 and cosine.mean() > 0.99
 assert φ(small[:, -1:], 0.3).max() < 0.65
-print(f"✓ least cosine {cosine.min():.3f} at the end, bound 0.9;", end=" ")
-print(f"φ {φ(small[:, -1:], 0.3).max():.3f}, bound 0.65")
+print(f"✓ least cosine {cosine.min():.3f} at the end; bound 0.9")
+print(f"✓ φ {φ(small[:, -1:], 0.3).max():.3f}, bound 0.65")
 
 # %% [markdown]
 # ## Ties, at last: the path of the true gradient
 #
-# There remains one place in this experiment where near ties matter. The run along the true gradient ended near $f_\theta = 0$, where *every* perturbation is a maximiser. Near that kink rivals are close, and a step of $0.01$ is long enough to let them overtake.
+# In one place near ties do matter. The run along the true gradient ended near $f_\theta = 0$, where *every* perturbation is a maximiser. Near that kink rivals are close, and a step of $0.01$ is long enough to let them overtake.
 #
 # On this path we give each sample five perturbations, its maximiser and the four corners, with their true losses. *Near-tie product* is product DDi on those within $\varepsilon = 0.003$ nats of the maximum; like the true gradient it is scaled to the length at hand. *Bundle* is the bundle step with $t$ such that the true gradient would move by that length; the bundle step itself is shorter.
 # So we need two controls: the bundle's vector stretched to the length at hand, and the true gradient with a length that is searched anew at every point (the best of 21 between 0.0005 and 0.05).
@@ -807,19 +813,20 @@ line_search = torch.stack([φ(θs - t * unit(true)) - base for t in tried]).amin
 # (check-09-11)=
 # **Check 09.11** *(near ties and finite steps: a long gradient step overshoots, the bundle does not, and most of its lead is its length).* On the path of the true gradient:
 #
-# - *Rivals.* At iteration 250 at least 8 % of the maximisers have one within 0.01 nats, more than three times as many as on the path of PGD, but hardly an exact one: at least 99 % differ by more than the grid can miss. Between 35 % and 65 % of the last hundred steps raise $\phi$.
-# - *Overshoot.* The step of $0.001$ along the true gradient lowers $\phi$ at 90 % of the fifty points or more; that of $0.01$ at 70 % or less. At $0.01$ the near-tie product lowers $\phi$ at 80 % or more, and the bundle at 90 % or more.
-# - *Lengths.* In the mean the bundle at $0.01$ lowers $\phi$ by at least 1.3 times what the true gradient does at the best of its four lengths; the near-tie product, at the best of its own, by at most 1.2 times as much. But the true gradient with a searched length has at least two thirds of the bundle's gain, and the bundle's vector, stretched to $0.01$, at most half of it. At $0.03$ the searched gradient lacks between 5 % and 40 % of the bundle's gain.
-# - *Certificate.* Up to $0.01$ the gap certifies the bundle's vector to a third of its length at 90 % of the points or more: $\lVert w - w^* \rVert^2 \le \mathrm{gap} \le 0.1 \lVert w \rVert^2$, with $w^*$ the exact one.
+# - *Rivals.* At iteration 250 at least 8 % of the maximisers have one within 0.01 nats, more than three times as many as on the path of PGD, but hardly an exact one: at least 99 % differ by more than the grid can miss. Between 35 % and 65 % of the last hundred steps raise $\phi$.
+# - *Overshoot.* The step of $0.001$ along the true gradient lowers $\phi$ at 90 % of the fifty points or more; that of $0.01$ at 70 % or less. At $0.01$ the near-tie product lowers $\phi$ at 80 % or more, and the bundle at 90 % or more.
+# - *Lengths.* In the mean the bundle at $0.01$ lowers $\phi$ by at least 1.3 times what the true gradient does at the best of its four lengths; the near-tie product, at the best of its own, by at most 1.2 times as much. But the true gradient with a searched length has at least two thirds of the bundle's gain, and the bundle's vector, stretched to $0.01$, at most half of it. At $0.03$ the searched gradient lacks between 5 % and 40 % of the bundle's gain.
+# - *Certificate.* Up to $0.01$ the gap certifies the bundle's vector to a third of its length at 90 % of the points or more: $\lVert w - w^* \rVert^2 \le \mathrm{gap} \le 0.1 \lVert w \rVert^2$, with $w^*$ the exact one.
 
 # %% tags=["hide-input"]
+# NBVAL_IGNORE_OUTPUT
 gaps = {name: rivals(paths[name][:, -1:])[0] for name in ("PGD", "true")}
 close = {name: (gap < 0.01).double().mean() for name, gap in gaps.items()}
 assert close["true"] > 0.08 and close["true"] > 3 * close["PGD"]
 assert (gaps["true"] <= grid_error(paths["true"][:, -1:])).double().mean() < 0.01
 tail = robust(paths["true"][:, 150:])
 assert 0.35 < (tail.diff(dim=0) > 0).double().mean() < 0.65
-print(f"✓ rivals within 0.01 nats: {close['true']:.0%}, on the path of PGD {close['PGD']:.1%}")
+print(f"✓ near rivals: {close['true']:.0%}, on PGD's path {close['PGD']:.1%}")
 falls = {name: (c < 0).double().mean((1, 2)) for name, c in steps.items()}
 gains = {name: c.mean((1, 2)) for name, c in steps.items()}
 assert falls["true"][0] >= 0.9 and falls["true"][2] <= 0.7
@@ -831,8 +838,9 @@ assert stretched.mean() > 0.5 * gains["bundle"][2]
 assert 0.05 < 1 - line_search.mean() / gains["bundle"][3] < 0.4
 assert all((gap <= 0.1 * w.square().sum(0)).double().mean() > 0.9 for w, gap in solved[:3])
 for name in ("true", "tie", "bundle"):
-    print(f"✓ {name}: a step of 0.01 descends at {falls[name][2]:.0%} of the points")
-print(f"✓ a searched length has {line_search.mean() / gains['bundle'][2]:.2f} of the bundle's gain, bound 2/3")
+    print(f"✓ {name}: a step of 0.01 descends at {falls[name][2]:.0%}")
+searched_gain = line_search.mean() / gains["bundle"][2]
+print(f"✓ searched length: {searched_gain:.2f} of the bundle's gain, bound 2/3")
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-09-ties", "caption": "Near the kink at which true training ends a step along the true gradient soon overshoots (at 0.03 far out of the picture), the bundle step does not. Dashed: the true gradient with the best length at each point. Means over fifty networks; bars: ± one standard deviation over the ten seeds."}, "image": {"alt": "Change of the true phi against the length of the step, 0.001 to 0.03, on a logarithmic axis. Along the true gradient phi falls a little at 0.001 and 0.003, not at all at 0.01, and rises steeply, out of the picture, at 0.03. The near-tie product falls up to 0.01 and rises at 0.03. The bundle step falls at every length, to about minus 0.0007. A dashed line at minus 0.0006 marks the true gradient with a searched length."}}
 fig, ax = plt.subplots(figsize=(6.4, 4.2))
@@ -871,6 +879,7 @@ plt.show()
 # **Check 09.12** *(with three units a maximiser can be interior, and the boundary is not enough).* On a $201 \times 201$ grid the largest loss is $\log 2$, at the centre alone (to $10^{-12}$); the gradient there is zero (to $10^{-12}$); on the boundary the loss is lower by at least 0.1 nats.
 
 # %% tags=["hide-input"]
+# NBVAL_IGNORE_OUTPUT
 angle = 2 * math.pi / 3 * torch.arange(3)
 rows = torch.stack([angle.cos(), angle.sin()], 1)  # W, (3, 2)
 points = lattice(201)[..., 0, 0].T
@@ -881,7 +890,7 @@ assert worst[~centre].max() < math.log(2) - 1e-6
 assert (0.5 * rows.sum(0)).abs().max() < 1e-12
 on_edge = worst[points.abs().amax(1) == 1].max()
 assert on_edge < math.log(2) - 0.1
-print(f"✓ centre {worst[centre].item():.3f}, boundary at most {on_edge:.3f}; bound 0.1 below")
+print(f"✓ centre {worst[centre].item():.3f}, boundary {on_edge:.3f} at most")
 
 # %% [markdown]
 # ## Summary

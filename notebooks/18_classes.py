@@ -76,7 +76,7 @@ C = 10  # classes
 #
 # Twenty small networks, trained robustly on scikit-learn's digits with class-balanced batches, are right under attack on about seven test images of ten. But whose? {numref}`fig-18-classes` asks class by class. (All of it comes from the records of an experiment that we describe {ref}`below <sec-18-design>`.)
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-18-classes", "caption": "Balanced training is right on 92 % of the zeros and on 33 % of the eights. The bundle step over the classes (t = 0.5) lifts the eights to 49 % and pays at the other end; least norm over the classes (DDi) gives up all but the easiest. Robust accuracy by class on test images, ε = 0.15, 20 networks together."}, "image": {"alt": "Robust accuracy of the ten digit classes in falling order. Balanced training falls from 0.92 for class 0 to 0.33 for class 8. The bundle lies a little lower on the left and higher on the right, from 0.87 to 0.49. Least norm lies far below both, and at or near zero for four classes."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-18-classes", "caption": "Balanced training is right on 92 % of the zeros and on 33 % of the eights. The bundle step over the classes (t = 0.5) lifts the eights to 49 % and pays at the other end; least norm over the classes (DDi) lies far below both, with four classes at 6 % or less. Robust accuracy by class on test images, ε = 0.15, 20 networks together."}, "image": {"alt": "Robust accuracy of the ten digit classes in falling order. Balanced training falls from 0.92 for class 0 to 0.33 for class 8. The bundle lies a little lower on the left and higher on the right, from 0.87 to 0.49. Least norm lies far below both, and at or near zero for four classes."}}
 # NBVAL_IGNORE_OUTPUT
 RECORDS = BOOK / "results" / "classes"
 every = {f"{eps:g}": table.read(RECORDS / f"eps{eps:g}") for eps in classes.EPSILONS}
@@ -113,7 +113,7 @@ ax.set(ylabel="robust accuracy", ylim=(-0.03, 1))
 plt.show()
 
 # %% [markdown]
-# Drawing batches with equally many images of each class changes little: the classes *are* equally frequent here. The eights are not rare, they are hard.
+# The classes *are* about equally frequent here, so batches with equally many images of each class help little: against batches drawn from all images they add 0.037 [0.008, 0.067] to the worst class at ε = 0.15, and 0.009 [−0.006, 0.024] at ε = 0.1. (In brackets, here and below: 95 % intervals over the twenty networks.) The eights are not rare, they are hard.
 #
 # :::{admonition} Source's claim (Cevher 2024, slides "Is the training 'fair'?" and "Key challenges in ML demand much more than ERM")
 # :class: claim
@@ -127,7 +127,7 @@ plt.show()
 # \end{aligned}
 # $$
 #
-# Great potential: the average does not suffer much, or can even improve.
+# Great potential: the average does not suffer much, or can even improve. ($[C]$ are the $C$ classes, $b^c$ is the label of class $c$, $n_c$ the number of its images.)
 # :::
 #
 # :::{admonition} Our comment
@@ -188,6 +188,17 @@ assert printed(perfect) > 5 and meant < 0.01
 #
 # The hull of the *worst* classes' gradients decides, and its point of least norm is the steepest descent direction. Classes that are not worst have no say.
 #
+# If the images have several maximisers each, both floors open: with $S_i^\star$ the maximisers of image $i$,
+#
+# $$
+# \begin{aligned}
+# D_\gamma \phi(\theta) & = \max_{c\,:\, L_c = \phi}\ \frac1{n_c} \sum_{i : b_i = c} \\
+# & \quad \max_{\delta \in S_i^\star} \langle \nabla_\theta L_i(\theta, \delta), \gamma\rangle .
+# \end{aligned}
+# $$
+#
+# The hull is then that of the worst classes' *means of per-sample hulls* ({ref}`chapter 7 <chapter-07>`). We test the upper floor only.
+#
 # Here is a network to try it on: 64-64-10 with CELU, float64, four hundred steps of robust training with class-balanced batches. We find perturbations for twenty images of each class, and keep them fixed from here on, so that the $L_c$ are smooth and the maximum over classes is exact.
 
 # %%
@@ -230,7 +241,7 @@ worst = int(L.argmax())
 # A step against the worst class's gradient lowers it until it meets another class. There, at a tie, we stop.
 #
 # (check-18-2)=
-# **Check 18.2** *(Danskin's formula at a tie of two classes).* Bisection along $-g_{c^\star}$ finds a $\theta$ where the two worst classes agree to $10^{-12}$. In 40 random directions, against either gradient, and in the direction of `ddi.steepest_descent`, the one-sided difference quotient (of second order) of $\phi$ agrees with the larger of the two inner products to $10^{-5}$. Steepest descent has the slope $-\lVert w^\star\rVert$, and no other of these directions, scaled to unit length, descends faster.
+# **Check 18.2** *(Danskin's formula at a tie of two classes, for fixed perturbations).* Bisection along $-g_{c^\star}$ finds a $\theta$ where the two worst classes agree to $10^{-12}$. In 40 random directions, against either gradient, and in the direction of `ddi.steepest_descent`, the one-sided difference quotient (of second order) of $\phi$ agrees with the larger of the two inner products to $10^{-5}$. Steepest descent has the slope $-\lVert w^\star\rVert$, and no other of these directions, scaled to unit length, descends faster.
 
 
 # %%
@@ -269,9 +280,9 @@ assert abs(steepest.slope + (steepest.weights @ pair).norm()) < 1e-9
 # %% [markdown]
 # ## Learning the odds
 #
-# Training in batches does not know $L_c(\theta)$; it sees a few images. There are two schools.
+# Training in batches does not know $L_c(\theta)$; it sees a few images. (The {ref}`experiment below <sec-18-design>` needs this section; the next one does not.) There are two schools.
 #
-# **Bandit** (CFOL, {cite}`pethick2023`, by Exp3, {cite}`auer2002`): draw the class of every image from $p = \gamma/C + (1 - \gamma) \operatorname{softmax}(s)$, see whether the network errs on it under attack, and add $\eta / p_c$ to $s_c$ if it does. Rare classes are seen rarely, and count for more when they are seen.
+# **Bandit** (CFOL, {cite}`pethick2023`, by Exp3, {cite}`auer2002`): draw the class of every image from $p = \gamma/C + (1 - \gamma) \operatorname{softmax}(s)$, see whether the network errs on it under attack, and add $\eta / p_c$ to $s_c$ if it does. A class with small $p_c$ is seldom drawn, and counts for more when it is. (Here $\gamma$ is a share of exploration, as in Exp3, and no direction.)
 #
 # **Full information** (Hedge, {cite}`freundschapire1997`; in deep learning *group DRO*, {cite}`sagawa2020`): draw all classes equally, see all their losses, $s \leftarrow s + \eta L$, and weigh the losses by $p = \operatorname{softmax}(s)$.
 #
@@ -332,14 +343,32 @@ assert (bandit.scores - before - paid).abs().max() < 1e-12
 # :::::{dropdown} Proof of {prf:ref}`thm-18-hedge`
 #
 # ::::{prf:proof}
-# Let $\Phi_t = \frac1\eta \ln \frac1C \sum_c e^{\eta S_{t,c}}$. Then $\Phi_0 = 0$ and $\Phi_T \ge \max_c S_{T,c} - \ln C / \eta$. With the first $p_t$, $\Phi_t - \Phi_{t-1} = \frac1\eta \ln \sum_c p_{t,c} e^{\eta L_{t,c}} \le \langle p_t, L_t\rangle + \eta R_t^2/8$ by Hoeffding's lemma. With the second, $\Phi_t - \Phi_{t-1} = -\frac1\eta \ln \sum_c p_{t,c} e^{-\eta L_{t,c}} \le \langle p_t, L_t\rangle$ by Jensen's inequality. Sum over $t$.
+# Let $\Phi_t = \frac1\eta \ln \frac1C \sum_c e^{\eta S_{t,c}}$. Then $\Phi_0 = 0$ and $\Phi_T \ge \max_c S_{T,c} - \ln C / \eta$. With the first $p_t$, by Hoeffding's lemma,
+#
+# $$
+# \begin{aligned}
+# \Phi_t - \Phi_{t-1} & = \tfrac1\eta \ln \textstyle\sum_c p_{t,c}\, e^{\eta L_{t,c}} \\
+# & \le \langle p_t, L_t\rangle + \tfrac\eta8 R_t^2 .
+# \end{aligned}
+# $$
+#
+# With the second, by Jensen's inequality,
+#
+# $$
+# \begin{aligned}
+# \Phi_t - \Phi_{t-1} & = -\tfrac1\eta \ln \textstyle\sum_c p_{t,c}\, e^{-\eta L_{t,c}} \\
+# & \le \langle p_t, L_t\rangle .
+# \end{aligned}
+# $$
+#
+# Sum over $t$.
 # ::::
 # :::::
 #
-# In plain words: who sees the losses first pays only for not having started at the right class. Our Hedge is of the second kind: it weighs the batch whose losses it has just seen.
+# In plain words: who sees the losses first pays only for not having started at the right class. Our Hedge is of the second kind: it weighs the batch whose losses it has just seen. What does that say about $\theta$? If the $L_c$ are convex, the averages of both players' moves are near a saddle point ({cite:t}`freund1999`); for a network, nothing.
 #
 # (check-18-4)=
-# **Check 18.4** *(the bounds, on recorded losses).* Class losses that the experiment recorded on the way, forty rounds of every cell, and six η from 0.01 to 10: regret stays below its bound in every case, with $p_t$ before and after. The bound is not empty: for the best of the six η it is below half of the trivial $\sum_t R_t$ in every sequence.
+# **Check 18.4** *(the bounds, on recorded losses).* Class losses that the experiment recorded every fifty steps, forty rounds of every cell, and six η from 0.01 to 10: regret stays below its bound in every case, with $p_t$ before and after. For the best of these six η the bound is below half of the trivial $\sum_t R_t$ in every sequence. (For the smallest η that Hedge has in the experiment it is empty: $\ln C/\eta$ is 2.3 nats a step.)
 
 
 # %%
@@ -367,7 +396,7 @@ for record in [r for records in every.values() for r in records.values()]:
 # %% [markdown]
 # ## Classes do not tie
 #
-# Danskin's descent direction takes the point of least norm of several gradients. Over *perturbations* of one batch that does little harm, since their losses are nearly tied ({ref}`chapter 7 <chapter-07>`). Over *classes*, is it? First where everything is known.
+# Danskin's descent direction takes the point of least norm of several gradients. Over *perturbations* of one batch that does little harm, since their losses are nearly tied ({ref}`chapter 7 <chapter-07>`). Are those of *classes*? First where everything is known.
 #
 # Let each class want its own place $a_c$ in the plane: $L_c(\theta) = \frac12 \lVert\theta - a_c\rVert^2$. The minimiser of $\phi = \max_c L_c$ is the centre of the *smallest circle* that holds all places.
 #
@@ -376,14 +405,20 @@ for record in [r for records in every.values() for r in records.values()]:
 #
 # Let $\theta$ be any point of the plane.
 #
-# 1. The point of least norm of the gradients $\theta - a_c$ is $\theta - \pi(\theta)$, where $\pi(\theta)$ is the point of the hull of the $a_c$ next to $\theta$. In the hull it is $0$: the min-norm rule stops *wherever it enters the hull*, however far the worst class is.
+# 1. The point of least norm of the gradients $\theta - a_c$ is $\theta - \pi(\theta)$, where $\pi(\theta)$ is the point of the hull of the $a_c$ nearest to $\theta$. In the hull it is $0$: the min-norm rule stops *wherever it enters the hull*, however far the worst class is.
 # 2. The bundle step with $t = 1$ leads from every $\theta$ to the centre of the smallest circle, at once.
 # ::::
 #
 # :::::{dropdown} Proof of {prf:ref}`thm-18-circle`
 #
 # ::::{prf:proof}
-# The hull of the gradients is $\theta$ minus the hull of the places, which is 1. For 2, $L_c(\theta + \gamma) = L_c(\theta) + \langle g_c, \gamma\rangle + \frac12 \lVert\gamma\rVert^2$ exactly, so the bundle's model with $t = 1$ *is* $\phi$.
+# The hull of the gradients is $\theta$ minus the hull of the places, which is 1. For 2,
+#
+# $$
+# L_c(\theta + \gamma) = L_c(\theta) + \langle g_c, \gamma\rangle + \tfrac12 \lVert\gamma\rVert^2
+# $$
+#
+# exactly, so the bundle's model with $t = 1$ *is* $\phi$.
 # ::::
 # :::::
 #
@@ -556,7 +591,7 @@ plt.show()
 #
 # In a pilot of three seeds the bundle over classes looked like a new method, better than its rivals at one end of the trade-off and level at the other. A pilot that makes a hypothesis is no evidence for it. So `experiments/classes.md` was written and committed first: hypotheses, rivals, parameters, seeds, what is counted and how it is read. Then it was run, once.
 #
-# **What is trained.** 64-64-10 networks with CELU, two thousand steps of Adam under PGD-7, ε = 0.15 and 0.1. Twenty fresh seeds, shared by all methods; each seed also *splits* the 1 797 digits anew: 1 000 to train, 300 to choose, 497 to report. All methods make the same number of passes: class gradients cost none, since the losses of different classes are losses of different images.
+# **What is trained.** 64-64-10 networks with CELU, two thousand steps of Adam under PGD-7, ε = 0.15 and 0.1. Twenty fresh seeds, shared by all methods; each seed also *splits* the 1 797 digits anew: 1 000 to train, 300 to choose, 497 to report. All methods make the same number of passes: class gradients cost none, since the losses of different classes are losses of different images. (In CPU time the bundle took 22 to 27 % more than Hedge.) The seeds split the *same* digits, and their test parts overlap: intervals speak of other splits and networks, not of other digits.
 #
 # **Who competes**, with six parameters each (the bundle's $t$ only shapes the weights: Adam makes the steps, for all methods alike):
 #
@@ -570,7 +605,7 @@ plt.show()
 #
 # besides *plain* and *balanced* batches, and least norm.
 #
-# **What counts.** For every mix $(1 - \lambda)\cdot\text{worst} + \lambda\cdot\text{average}$, $\lambda = 0, 0.1, \dots, 1$, a method's best cell is chosen on the validation part (*balanced* is allowed to all, since it is the lenient limit of the rivals). The *front value* $F$ of a seed is the mean of the eleven mixes on its test part. The bundle *holds* against a rival if $F$ is larger with Holm-adjusted $p < 0.05$ at both ε, and is *level* if the equivalence test within ± 0.01 passes at both.
+# **What counts.** For every mix $(1 - \lambda)\cdot\text{worst} + \lambda\cdot\text{average}$, $\lambda = 0, 0.1, \dots, 1$, a method's best cell is chosen on the validation part (*balanced* is allowed to all, since it is the lenient limit of the rivals). The *front value* $F$ of a seed is the mean of the eleven mixes on its test part. The bundle *holds* against a rival if $F$ is larger with Holm-adjusted $p < 0.05$ at both ε, and is *level* if the equivalence test within ± 0.01 passes at both (both tests as in {ref}`chapter 14 <chapter-14>`).
 
 # %%
 # NBVAL_IGNORE_OUTPUT
@@ -584,7 +619,7 @@ print(f"{source['device']}, torch {source['torch']}")
 
 # %% [markdown]
 # (check-18-8)=
-# **Check 18.8** *(who is left behind).* At ε = 0.15 the worst class has less than half of the average, in the mean over networks, plain and balanced; at ε = 0.1 less than four fifths. Over all networks together it is class 8. Least norm is far worse than doing nothing: its worst class is below 0.01, and by the end all its weight lies on a class whose loss is below 0.01.
+# **Check 18.8** *(who is left behind).* At ε = 0.15 the worst class has less than half of the average, in the mean over networks, plain and balanced; at ε = 0.1 less than four fifths. Over all networks together it is class 8. Least norm is far worse than doing nothing: its worst class is below 0.01. In the first network, at every look from step 100 on, 0.99 of its weight lies on one class, whose loss ends below 0.01. In each network some class is right on 95 % or more, not the same one in all.
 
 # %%
 for eps, share in (("0.15", 0.5), ("0.1", 0.8)):
@@ -594,11 +629,16 @@ for eps, share in (("0.15", 0.5), ("0.1", 0.8)):
         assert left < share and table.pooled(record).argmin() == 8
     failed = every[eps]["minnorm"]
     assert table.worst(failed).mean() < 0.01
-    last = np.array(failed["seen"]["weights"][-1])
-    assert last.max() > 0.99 and failed["seen"]["losses"][-1][last.argmax()] < 0.01
+    seen = np.array(failed["seen"]["weights"])[2:]  # every fifty steps, from 100 on
+    one = seen[-1].argmax()
+    assert seen[:, one].min() > 0.99
+    assert failed["seen"]["losses"][-1][one] < 0.01
+    right, of = table.hits(failed, "test")
+    assert (right / of).max(1).min() > 0.95
+    assert len(set((right / of).argmax(1))) > 1
 
 # %% [markdown]
-# That is check 18.6, run to its end. Least norm favours the class with the shortest gradient, so that class is learned completely, its gradient vanishes, and $0$ is in the hull. A *Pareto* point: no class can gain without harm to the zeros. Training stops there, on the edge of {numref}`fig-18-circle`. It is {ref}`chapter 7 <chapter-07>`'s lesson once more: only what ties may be treated as tied.
+# That is check 18.6, run to its end. Least norm favours the class with the shortest gradient, so that class is learned completely, and its gradient nearly vanishes. Then $0$ is nearly in the hull: there is no direction left in which *all* classes fall at first order. (Such a point is called *weakly Pareto-stationary*. Other classes could still gain.) From then on the steps follow this one class, as the path in {numref}`fig-18-circle` ends at one class's place. It is {ref}`chapter 7 <chapter-07>`'s lesson once more: only what ties may be treated as tied.
 #
 # Now the fronts, in {numref}`fig-18-front`.
 
@@ -625,7 +665,9 @@ for ax, (eps, records) in zip(axes, every.items(), strict=True):
     style = plots.METHODS["bundle"] | {"linestyle": "-", "markersize": 8, "capsize": 3}
     ax.errorbar(a, w, [w - bars[1], bars[2] - w], **style, zorder=4)
     for t, place in zip(sorted(classes.BUNDLE), zip(a, w, strict=True), strict=True):
-        ax.annotate(f"{t:g}", place, (7, -4), textcoords="offset points", fontsize=10)
+        look = {"textcoords": "offset points", "fontsize": 10, "zorder": 7}
+        look["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+        ax.annotate(f"{t:g}", place, (7, -4), **look)
     dot = {"color": plots.METHODS["PGD"]["color"], "ms": 10, "zorder": 6}
     ax.plot(*where(records, ["balanced"]), "o", **dot)
     ax.set(ylabel=f"worst class, ε = {eps}", xlabel="average")
@@ -661,8 +703,9 @@ for eps in every:
         assert gaps[rival, eps].mean() > 0 and p_value[rival, eps] < 0.05
     for rival in ("cfol", "hedge"):
         assert table.equivalent(gaps[rival, eps], 0.01) < 0.05
+print("bundle minus")
 for (rival, eps), gap in gaps.items():
-    print(f"ε = {eps:4}: bundle − {rival:5} {table.shown(table.interval(gap))}")
+    print(f"{rival:5} {eps:4} {table.shown(table.interval(gap))}")
 
 # %% [markdown]
 # So the pilot's hope is *not* fulfilled: the bundle over classes is not better than CFOL and Hedge. By the bar that the design set (better than all four) it is no new method worth a name.
@@ -670,7 +713,7 @@ for (rival, eps), gap in gaps.items():
 # Is it even level? The primary outcome takes the least of ten accuracies in each network, each measured on some fifty images. Such a minimum is pulled down by noise, and most for a method that makes its classes equal (an {ref}`exercise <ex-18-noise>` below). The *pooled* worst class, over the images of all networks together, hardly knows this noise. The design had it among what is described; to put it into $F$ is hindsight.
 #
 # (check-18-10)=
-# **Check 18.10** *(by the pooled worst class: slightly behind).* At ε = 0.15 the pooled front value of the bundle is below Hedge's and CFOL's by less than 0.03, with 95 % intervals (jackknife over networks) below 0; at ε = 0.1 the differences have the same sign, and are smaller. Tilt and CVaR stay behind, at both ε.
+# **Check 18.10** *(by the pooled worst class: slightly behind).* At ε = 0.15 the pooled front value of the bundle is below Hedge's and CFOL's by less than 0.03, with 95 % intervals (jackknife: leave out one network at a time) below 0. At ε = 0.1 the differences have the same sign and are smaller, and their intervals contain 0. Tilt and CVaR stay behind, at both ε.
 
 # %%
 pooled_gaps = {
@@ -681,16 +724,17 @@ pooled_gaps = {
 for rival in ("hedge", "cfol"):
     mean, low, high = pooled_gaps[rival, "0.15"]
     assert -0.03 < mean < 0 and high < 0
-    assert mean < pooled_gaps[rival, "0.1"][0] < 0
+    assert mean < pooled_gaps[rival, "0.1"][0] < 0 < pooled_gaps[rival, "0.1"][2]
 for eps in every:
     assert all(pooled_gaps[rival, eps][1] > 0 for rival in ("tilt", "cvar"))
+print("bundle minus")
 for (rival, eps), gap in pooled_gaps.items():
-    print(f"ε = {eps:4}: bundle − {rival:5} {table.shown(gap)}")
+    print(f"{rival:5} {eps:4} {table.shown(gap)}")
 
 # %% [markdown]
-# The honest sentence is therefore: level with Hedge and CFOL by the measure that was fixed, slightly behind by a better one. What is left is worth knowing, though.
+# The honest sentence is therefore: level with Hedge and CFOL by the measure that was fixed; by a better one slightly behind at ε = 0.15, and undecided at 0.1. What is left is worth knowing, though.
 #
-# *Tilt* solves the bundle's problem with an entropy where the bundle has the gradients, and it is clearly behind; so is CVaR. Six images say little about a class, and a rule that trusts the losses of one batch chases noise. CFOL and Hedge remember, over hundreds of steps. The bundle remembers nothing: what holds it back from the class that merely looks worst is the Gram matrix. For a rule without memory, then, the inner products were worth as much as memory is. (Why, we did not test. And a rule with both was no part of the design.)
+# *Tilt* solves the bundle's problem with an entropy where the bundle has the gradients, and it is clearly behind; so is CVaR. Six images say little about a class, and a rule that trusts the losses of one batch chases noise. CFOL and Hedge remember, over hundreds of steps. The bundle remembers nothing: what holds it back from the class that merely looks worst may be the Gram matrix. So a rule without memory kept up by means of the inner products. (Why, we did not test. And a rule with both was no part of the design.)
 #
 # (check-18-11)=
 # **Check 18.11** *(what $t$ does).* At both ε, from $t = 2$ to $0.5$ the worst class rises, by more than 0.02 (95 % intervals above 0), and from $0.5$ to $0.1$ the average falls by more than 0.01 (intervals below 0), and the worst class does not rise. With $t = 1$ against balanced batches the worst class is better and the average equivalent within ± 0.01. Each method's strictest cell has a lower average than balanced batches at ε = 0.15, by less than 0.06, or an equivalent one.
@@ -727,7 +771,19 @@ for method in table.METHODS:
     print(f"{strictest:15} costs {cost.mean():.3f} of the average")
 
 # %% [markdown]
-# At the strict end the numbers lean the other way. The best worst class of all, on validation, is Hedge's or CFOL's; at ε = 0.15 Hedge's is above the bundle's by 0.016, the bundle's average above Hedge's by 0.024. The design said that these intervals are not adjusted; `experiments/classes.md` has them all.
+# Level does not mean equal everywhere: the fronts *cross*. The design also compares each method's best worst class on validation among cells that keep the average of balanced batches within 0.01 (*matched*), and among all its cells (*strict*). Differences in the worst class, at ε = 0.15, not adjusted for their number:
+
+# %%
+# NBVAL_IGNORE_OUTPUT
+for at in (table.matched, table.strict):
+    print(f"{at.__name__}: bundle minus")
+    ours = at(main, table.family(main, "bundle"))
+    for rival in ("hedge", "cfol"):
+        theirs = at(main, table.family(main, rival))
+        print(f"{rival:5} {table.shown(change(main, ours, theirs, table.worst))}")
+
+# %% [markdown]
+# At the strict end Hedge is ahead in the worst class, and pays 0.024 of the average for it. `experiments/classes.md` has all of these, for both ε.
 #
 # (check-18-12)=
 # **Check 18.12** *(odds with and without memory).* Between two looks, fifty steps apart, the weights of bundle and tilt change at least five times as much as those of Hedge and CFOL (mean absolute change, second half of training, first seed; {numref}`fig-18-odds`).
@@ -766,7 +822,7 @@ plt.show()
 # %% [markdown]
 # ## Breaking it
 #
-# **Feedback that is not the loss.** CFOL pays its bandit for *errors*, and trains on the cross-entropy. So the two players play for different stakes: it is no zero-sum game, and Danskin's theorem has no maximum to speak of.
+# **Feedback that is not the loss.** CFOL pays its bandit for *errors*, and trains on the cross-entropy. So the two players play for different stakes: it is no zero-sum game, and Danskin's theorem has no maximum to speak of. (CFOL paid by the loss, which would show what that does in training, was no part of the design. The lecture's own setting, CIFAR-10, is prepared in `experiments/cfol.toml`; we have not run it.)
 #
 # (check-18-13)=
 # **Check 18.13** *(errors and losses can name different worst classes).* Class A: one image in five is wrong by a hair, the others are safe; class B: no error, but all images are close. Errors say A, cross-entropy says B; the gradient of $\phi$ belongs to B.
@@ -808,10 +864,10 @@ assert (odds_after(5e-4).amax(1) < 0.2).all()
 # ## Summary
 #
 # - Robust training leaves classes behind: at ε = 0.15 the eights are right under attack half as often as the average digit, although they are as frequent.
-# - Minimising the worst class is a minimum of a maximum, and Danskin's theorem holds for it as it stands: the hull is that of the *worst* classes' gradients. The formula must sum over class $c$; as printed it asks for a network that knows nothing.
+# - Minimising the worst class is a minimum of a maximum, and Danskin's theorem holds on both floors: the hull is that of the *worst* classes' gradients (checked for fixed perturbations). The formula must sum over class $c$; as printed it asks for a network that knows nothing.
 # - CFOL's estimate is unbiased, and γ bounds its variance; Hedge that sees the losses first pays at most $\ln C/\eta$. Neither minimises $\phi$ itself: CFOL's feedback is another function.
-# - Least norm over all classes, DDi one floor up, fails: classes do not tie. It learns the easiest class completely and stops at a Pareto point.
-# - The bundle step over the classes sees the values. In a test that was designed first it is level with CFOL and Hedge (slightly behind by a measure with less noise), and ahead of the rules that, like itself, have no memory. It is one more way to the same front, and no better one.
+# - Least norm over all classes, DDi one floor up, fails: classes do not tie. It learns one class completely and forgets the others.
+# - The bundle step over the classes sees the values. In a test that was designed first it is level with CFOL and Hedge (slightly behind by a measure with less noise, at the larger ε), and ahead of the rules that, like itself, have no memory. It is one more way to the same front, and no better one.
 # - All of that on 8×8 digits and one small network. All verdicts are collected under {ref}`claims` and {ref}`errata`.
 #
 # ## Exercises
@@ -827,7 +883,16 @@ assert (odds_after(5e-4).amax(1) < 0.2).all()
 # :class: dropdown
 # ```
 #
-# Let $q = \operatorname{softmax}(L/\tau)$, $Z = \frac1C\sum_c e^{L_c/\tau}$. Then $\ln (C q_c) = L_c/\tau - \ln Z$, and $\langle p, L\rangle - \tau \sum_c p_c \ln (C p_c) = \tau \ln Z - \tau \sum_c p_c \ln (p_c/q_c)$. The last sum is a relative entropy: at least 0, and 0 only at $p = q$. For $\tau \to 0$ the value tends to $\max_c L_c$, for $\tau \to \infty$ to the mean.
+# Let $q = \operatorname{softmax}(L/\tau)$, $Z = \frac1C\sum_c e^{L_c/\tau}$. Then $\ln (C q_c) = L_c/\tau - \ln Z$, and
+#
+# $$
+# \begin{aligned}
+# & \langle p, L\rangle - \tau \textstyle\sum_c p_c \ln (C p_c) \\
+# & \quad = \tau \ln Z - \tau \textstyle\sum_c p_c \ln (p_c/q_c) .
+# \end{aligned}
+# $$
+#
+# The last sum is a relative entropy: at least 0, and 0 only at $p = q$. For $\tau \to 0$ the value tends to $\max_c L_c$, for $\tau \to \infty$ to the mean.
 
 # %%
 L_some = 3 * torch.rand(C, generator=draw)
@@ -884,7 +949,7 @@ for t in (0.01, 1.0, 100.0):
 # :class: dropdown
 # ```
 #
-# About 0.49. The standard error of one class is $\sqrt{0.24/50} = 0.069$, and the least of ten is some 1.5 of those below the mean. So a method that makes all classes equal still shows a worst class well below the average, and the bias is largest just for such methods. Pooling the images of all networks (ten classes of about a thousand) removes most of it. At ε = 0.15 Hedge's pooled worst class is 0.54 where the bundle's is 0.49, since the bundle has left the eights behind its other classes; the mean of the twenty minima, 0.49 to 0.47, hides most of that.
+# About 0.49. The standard error of one class is $\sqrt{0.24/50} = 0.069$, and the least of ten is some 1.5 of those below the mean. So a method that makes all classes equal still shows a worst class well below the average, and the bias is largest just for such methods. Pooling the images of all networks (about a thousand a class, some 180 different ones, each seen five or six times) removes most of it. At ε = 0.15 Hedge's pooled worst class is 0.54 where the bundle's is 0.49, since the bundle has left the eights behind its other classes; the mean of the twenty minima, 0.49 to 0.47, hides most of that.
 
 # %%
 right = torch.rand(4_000, C, 50, generator=draw) < 0.6

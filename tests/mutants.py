@@ -109,14 +109,17 @@ def every_mutant() -> list[tuple[str, str, int, int]]:
     return found
 
 
-def made(module: str, name: str, occurrence: int, line: int) -> Mutant:
-    """The source of one of them."""
+def made(module: str, name: str, occurrence: int, line: int) -> Mutant | None:
+    """The source of one of them; ``None`` where the tool stumbles (over ``except a.Error``)."""
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
     path = Path("ddi", f"{module}.py")
     source = (ROOT / path).read_text(encoding="utf-8")
-    mutated = mutate_code(source, get_operator(name)(), occurrence)
+    try:
+        mutated = mutate_code(source, get_operator(name)(), occurrence)
+    except AttributeError:
+        return None
     if mutated is None:
         raise LookupError(f"{name} has no occurrence {occurrence} in {module}")
     what = name.removeprefix("core/")
@@ -372,8 +375,9 @@ def sampled(
     found: list[dict[str, Any]] = []
     taken = 0
     while len(found) < n and taken < len(order):
-        some = [made(*place) for place in order[taken : taken + n - len(found)]]
-        taken += len(some)
+        places = order[taken : taken + n - len(found)]
+        some = [mutant for place in places if (mutant := made(*place))]
+        taken += len(places)
         found += [e for e in judged(some, results, trees, workers) if e["result"] != BROKEN]
     print(f"{taken - len(found)} of {taken} cannot be imported and do not count")
     return found

@@ -1,19 +1,16 @@
 """The program of the experiment over classes: its rules, its draws, its analysis."""
 
 import json
-import sys
 from pathlib import Path
 
+import classes
+import classes_table as table
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
 import ddi
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-import classes
-import classes_table as table
 
 SEEDS = (3, 4)
 

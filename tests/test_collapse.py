@@ -2,18 +2,15 @@
 attacks and penalties; and the experiment file of the lecture's scale runs on digits.
 """
 
-import sys
 from pathlib import Path
 
+import digits_collapse as collapse
 import pytest
 import torch
 
 import ddi
 from ddi.__main__ import main
 from ddi.losses import inner
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-import digits_collapse as collapse
 
 FILE = Path(__file__).parents[1] / "experiments" / "catastrophic.toml"
 SEEDS = [3, 4, 5]

@@ -2,7 +2,7 @@
 batch.
 """
 
-import importlib.util
+import importlib
 import io
 import json
 import re
@@ -37,6 +37,7 @@ from ddi import (
     train,
 )
 from ddi.__main__ import HELP, main
+from ddi.checkpoint import load_weights
 from ddi.commands import summary
 from ddi.identity import as_table
 from ddi.kernels import Kernels
@@ -717,10 +718,8 @@ def test_the_tiny_plan_runs_and_its_records_say_what_they_are(tmp_path):
 
 
 def load_gpu(name="gpu"):
-    spec = importlib.util.spec_from_file_location(name, FILES[0].parent / f"{name}.py")
-    gpu = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(gpu)
-    return gpu
+    sys.modules.pop(name, None)  # as it is written, whatever an earlier test put into it
+    return importlib.import_module(name)
 
 
 @pytest.mark.parametrize("steps", [[6], [2, 6]])
@@ -733,14 +732,20 @@ def test_the_probe_trains_the_very_network_of_the_run(tiny, tmp_path, steps):
     tiny.write_text(TINY.replace("alpha = 0.05\nsteps = 2", 'kind = "FAST"'))
     (run,) = read_experiment(tiny, words, ["pgd"])
     trained = run.train(digits(), tmp_path)
-    model, (part, *_) = run.make_model(digits()), digits().hold_out(run.setting.validation)
-    generators = [torch.Generator().manual_seed(s) for s in (0, 10**6)]
-    at = {"step": 0, "order": torch.empty(0, dtype=torch.int64)}
+    (part, *_), probe = digits().hold_out(run.setting.validation), load_gpu("probe")
+    file = tmp_path / "state.pt"
+
+    def fresh():
+        return probe.Training(run.make_model(digits()), part, run, file, torch.device("cpu"))
+
+    training = fresh()
     for step in steps:
-        load_gpu("probe").train_to(step, at, model, part, run, generators, lambda: None)
-    for a, b in zip(model.parameters(), trained.parameters(), strict=True):
+        training.go_on(step)
+        training = fresh()
+        training.load(load_weights(file))
+    for a, b in zip(training.model.parameters(), trained.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
-    assert load_gpu("probe").probing(run.attack) == PGD(0.1, 0.025, 7)
+    assert load_gpu("change").probing(run.attack) == PGD(0.1, 0.025, 7)
 
 
 def test_the_plan_goes_on_where_the_clock_stopped_it(tmp_path, monkeypatch, capsys):

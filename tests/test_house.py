@@ -169,9 +169,8 @@ def test_contributing_names_files_and_tests_that_are_there():
 
 
 def test_the_answer_on_the_first_pages_is_what_the_records_say():
-    sys.path.insert(0, str(ROOT / "book" / "tools"))
     import answer
 
     for page in answer.PAGES:
         assert answer.held(page) == answer.answer(page), "python book/tools/answer.py --write"
-        assert len(answer.held(page).splitlines()) == 8
+        assert len(answer.held(page).splitlines()) >= 8

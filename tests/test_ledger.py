@@ -1,20 +1,17 @@
 """The ledger's program: networks side by side are networks one by one, and runs resume."""
 
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
+import ledger
+import ledger_dose as dose
+import ledger_table as table
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
 import ddi
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-import ledger
-import ledger_table as table
 
 SEEDS, IMAGES, M = (3, 4, 5), 7, 5
 
@@ -132,6 +129,67 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(tmp_path, monkeypat
     assert through["path"] == pytest.approx([0.5 * (4 + falling)] * 2)
 
 
+def test_shortfalls_are_those_of_the_rules_at_the_steps_own_starts():
+    data = ddi.digits().to(dtype=torch.float64)
+    setting = ledger.Setting("toy", 6, (7, 8), (0, 9))
+    course = dose.Watched(setting, ledger.unit("single"), data)
+    for p in course.stack.parameters():
+        p.data *= 4  # far from linear, so that restarts end apart
+    course.step = 5  # measured: in the middle of the first block
+    before = course.stack.state_dict()
+    before = {key: value.clone() for key, value in before.items()}
+    course.advance()
+    seen = {key: values[0] for key, values in course.seen.items()}
+    course.stack.load_state_dict(before)
+    x, y = course.batch()
+    deltas = course.attack(ledger.INNER["PGD-7"], x, y, 5, 5)
+    for i in range(2):
+        model = ledger.network(6, 7)
+        for layer, (w, b) in zip((model[1], model[3]), course.stack.layers, strict=True):
+            layer.weight.data, layer.bias.data = w[i].T.detach(), b[i, 0].detach()
+        lengths = {}
+        for rule in ("single", "product", "ddi"):
+            given = iter(deltas[:, 9 * i : 9 * i + 9])
+            each = {"method": "gram"} if rule == "product" else {}  # a weight an image
+            make = ddi.descent_rule(rule, **OPTIONS[rule], **each)
+            step = make(model, x[:9], y[:9], lambda *_: next(given))  # noqa: B023
+            lengths[rule] = step.gradient.norm().item()
+        assert lengths["single"] == pytest.approx(seen["norm"][i], rel=1e-5)
+        for rule in ("product", "ddi"):
+            expected = 1 - lengths[rule] / lengths["single"]
+            assert seen[f"short_{rule}"][i] == pytest.approx(expected, abs=1e-5)
+    assert 0.05 < max(seen["short_ddi"]) < max(seen["short_product"])
+
+
+def test_an_image_is_robust_that_no_final_attack_moves(monkeypatch):
+    data = ddi.digits().to(dtype=torch.float64)
+    course = dose.Watched(
+        ledger.Setting("toy", 6, (7, 8), (0, 9)), ledger.unit("single", 0.05), data
+    )
+    with torch.no_grad():
+        for w in course.stack.weights:
+            w.mul_(4)
+    attacked = []
+
+    def attack(self, _, x, y, m, key):
+        """Three "perturbations", of which the second turns images into the next one."""
+        deltas = torch.zeros(3, *x.shape, dtype=x.dtype)
+        deltas[1] = x.roll(-1, 0) - x
+        attacked.append((x, y))
+        return deltas
+
+    monkeypatch.setattr(dose.Watched, "attack", attack)
+    monkeypatch.setattr(dose.Watched, "phi", lambda self, *_: torch.zeros(2))
+    found = course.outcome()
+    for part, (x, y) in zip(("train", "test"), attacked, strict=True):
+        guess = course.stack(x).argmax(1)
+        moved = course.stack(x.roll(-1, 0)).argmax(1)
+        clean = (guess == y).view(2, -1).double().mean(1)
+        robust = ((guess == y) & (moved == y)).view(2, -1).double().mean(1)
+        assert found[f"clean_{part}"] == clean.tolist()
+        assert found[f"robust_{part}"] == robust.tolist() != clean.tolist()
+
+
 # --------------------------------------------------------------------------------------------------
 
 
@@ -214,6 +272,22 @@ def test_equal_time_is_the_clock_of_the_flow():
     raw, _ = course(ledger.timed("single", 0.25), 1.0, 0.0)
     raw["probes"]["norm"] = [[9.0] * 4] * 24  # a raw step of rate r takes the time r
     assert table.against_time(raw)[0][-1] == pytest.approx(120 * 0.607, rel=0.01)
+
+
+def test_doses_and_leads_are_told_probe_by_probe(tmp_path):
+    def write(folder, name, **more):
+        made = record(name, [1.0, 2.0, 3.0, 4.0])
+        made["probes"] |= {key: [[v] * 4 for v in values] for key, values in more.items()}
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / f"{name}.json").write_text(json.dumps(made))
+
+    write("small-a", "single-h0.1", phi=[5, 4, 3, 2], cosine=[0.99, 0.97, 0.5, 0.5], norm=[4] * 4)
+    write("small-a", "product-h0.1", phi=[5, 3.5, 2.25, 1.5], cosine=[0] * 4, norm=[4, 3, 2, 1])
+    found = table.dose(tmp_path, "small-a", "product")
+    assert found["lead"] == pytest.approx([0, 0.5, 0.75, 0.5])
+    assert found["cosine"] == pytest.approx([0.01, 0.03, 0.5, 0.5])
+    assert found["short"] == pytest.approx([0, 0.25, 0.5, 0.75])
+    assert "| small-a | product | 0.0200 | 0.1250 | +0.5000 | +0.000" in table.doses(tmp_path)
 
 
 def stats_t_half(values):

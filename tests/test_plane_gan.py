@@ -1,17 +1,12 @@
 """What chapter 20 and its record stand on: exact matchings, and constants that hold everywhere."""
 
-import sys
 from itertools import permutations
 
 import numpy as np
+import plane_gan as gan
 import pytest
 import torch
 from scipy.optimize import linprog
-
-from ddi.clone import repository
-
-sys.path.insert(0, str(repository() / "experiments"))
-import plane_gan as gan
 
 KINDS = ("relu", "clip 0.3", "penalty 10", "spectral", "orthogonal spline", "orthogonal groupsort")
 

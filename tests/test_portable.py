@@ -7,13 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import failures
+import portable
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "book" / "tools"))
 
-import failures  # noqa: E402
-import portable  # noqa: E402
 
 CHAPTER = """\
 # %% [markdown]

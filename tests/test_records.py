@@ -1,17 +1,12 @@
 """The programs of the records on wrong labels (chapter 15) and saliency maps (chapter 19)."""
 
-import sys
-from pathlib import Path
-
+import digits_noise as noise
 import numpy as np
 import pytest
+import saliency
 import torch
 
 import ddi
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-import digits_noise as noise
-import saliency
 
 
 def test_one_label_in_five_becomes_another_one():

@@ -141,6 +141,12 @@ def file_of(test: str) -> str:
     return test.partition("::")[0]
 
 
+def every_file() -> tuple[str, ...]:
+    """The test files of the package."""
+    found = sorted(path.name for path in (ROOT / "tests").glob("test_*.py"))
+    return tuple(name for name in found if name not in LEFT_OUT)
+
+
 @functools.cache
 def concerned(module: str) -> tuple[str, ...]:
     """The test files that speak of a module's names (all, where none does)."""
@@ -150,9 +156,8 @@ def concerned(module: str) -> tuple[str, ...]:
         node.name for node in tree.body if isinstance(node, kinds) and node.name[0] != "_"
     }
     word = re.compile(rf"\b({'|'.join(map(re.escape, sorted(names)))})\b")
-    files = [p for p in sorted((ROOT / "tests").glob("test_*.py")) if p.name not in LEFT_OUT]
-    found = tuple(p.name for p in files if word.search(p.read_text(encoding="utf-8")))
-    return found or tuple(p.name for p in files)
+    texts = {name: (ROOT / "tests" / name).read_text(encoding="utf-8") for name in every_file()}
+    return tuple(name for name in texts if word.search(texts[name])) or every_file()
 
 
 def reached(path: Path, line: int, results: "Results") -> tuple[str, ...]:
@@ -341,7 +346,8 @@ def judged(
     mutants: list[Mutant], results: Results, trees: "queue.Queue[Tree]", workers: int
 ) -> Iterator[dict[str, Any]]:
     """Every mutant with its result, in order."""
-    times = baseline(results, trees, {name for m in mutants for name in m.tests})
+    single = {test for mutant in mutants for test in mutant.tests if "::" in test}
+    times = baseline(results, trees, single or set(every_file()))
     mutants = [
         m if "::" in m.tests[0] else replace(m, tests=reached(m.path, m.line, results))
         for m in mutants

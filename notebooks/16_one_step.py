@@ -782,7 +782,7 @@ assert wide["fast"] > 0.5 and wide["elle-100"] < 0.25
 assert gap["pgd7"].max() < 0.1
 assert all(g.max() > 0.2 for arm, g in gap.items() if arm != "pgd7")
 for arm, lost in wide.items():
-    print(f"{NAMES[arm]:14} lose over 0.2: {lost:.2f} of the runs")
+    print(f"{NAMES[arm]:13} share over 0.2: {lost:.2f}")
 
 # %% [markdown]
 # And is it the linearity? After the fact, and so only as a description, we look over all runs of all arms at how much of FGSM's accuracy is left under PGD-40, and at the ELLE measure on the same test images ({numref}`fig-16-linear`).

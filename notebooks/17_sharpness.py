@@ -436,13 +436,13 @@ for name, options in rules.items():
 # :label: eq-17-order
 #
 # \begin{aligned}
-# \max_e\ \frac1n\sum_i L_i(\theta + e)
-# &\le \frac1n \sum_{\text{groups}}\ \max_e \sum_{i \in \text{group}} L_i(\theta + e) \\
-# &\le \frac1n\sum_i \max_e L_i(\theta + e) .
+# &\max_e\ \frac1n\sum_i L_i(\theta + e) \\
+# &\quad \le \frac1n \sum_J\ \max_e \sum_{i \in J} L_i(\theta + e) \\
+# &\quad \le \frac1n\sum_i \max_e L_i(\theta + e) .
 # \end{aligned}
 # ```
 #
-# This holds since a maximum of a sum is at most the sum of the maxima. In {ref}`chapter 7 <chapter-07>` each image had its own perturbation, so $S = \prod_i S_i$ and every *mix* of maximisers was a maximiser. Here all samples share one $e$: no product, no mixes, and nothing for the product direction to choose from. SAM on mini-batches stands in between, with one $e$ for each batch ($m$-sharpness, for batches of $m$ samples).
+# Here $J$ runs over groups of samples. This holds since a maximum of a sum is at most the sum of the maxima. In {ref}`chapter 7 <chapter-07>` each image had its own perturbation, so $S = \prod_i S_i$ and every *mix* of maximisers was a maximiser. Here all samples share one $e$: no product, no mixes, and nothing for the product direction to choose from. SAM on mini-batches stands in between, with one $e$ for each batch ($m$-sharpness, for batches of $m$ samples).
 #
 # (check-17-7)=
 # **Check 17.7** *(ordered, and far apart.)* At $\rho = 0.5$ the best of three ascents for each group, a lower bound of its maximum, rises in the mean as the groups are split, from 40 to 20, 10, 5 and 1, by more than 0.01 nats each time. (That it does not fall is sure by construction: one of the ascents is the larger group's.) With one $e$ for each sample it is more than a nat higher than with one for all.
@@ -469,7 +469,8 @@ for size in (40, 20, 10, 5, 1):
 values = [float(L(θ)), *by_size.values()]
 assert all(b > a + 0.01 for a, b in zip(values, values[1:], strict=False))
 assert by_size[1] > by_size[40] + 1
-print("groups of", {size: round(value, 2) for size, value in by_size.items()})
+for size, value in by_size.items():
+    print(f"groups of {size:2}: {value:.2f}")
 
 # %% [markdown]
 # ## SAMPa: two gradients that need not wait
@@ -790,7 +791,8 @@ ends = [(f(a + s * ε + h) - f(a + s * ε - h)) / (2 * h) for s in (-1, 1)]
 assert ends[0] > 4 and ends[1] < -4
 slopes = -torch.tensor(ends)[:, None]  # of -f, which is minimised
 assert ddi.steepest_descent(slopes, tol=1e-9).slope == 0
-print(f"f(x ± ε) = {f(a + ε):.3f}; slopes there {ends[0]:+.2f} and {ends[1]:+.2f}")
+print(f"f(x ± ε) = {f(a + ε):.3f}")
+print(f"slopes there {ends[0]:+.2f} and {ends[1]:+.2f}")
 
 # %% [markdown]
 # Kinks are a null set: almost everywhere there is one gradient ({ref}`chapter 3 <chapter-03>`; several maximisers may share it). But a minimiser is not a point taken at random. Here and in {numref}`fig-17-valleys` it sits *on* the kink, for a smooth one would need a flat end. So the null set says nothing of where training ends ({ref}`chapter 4 <chapter-04>`).

@@ -320,7 +320,7 @@ plt.show()
 
 # %% [markdown]
 # (check-14-4)=
-# **Check 14.4** *(the lead shrinks, and does not vanish.)* From $h = 0.1$ to $0.01$ the lead shrinks in each network, and to less than half on the mean: the interval of $D(0.1) - D(0.01)$ leaves out 0, and the ratio is below 0.5. By the design's criterion **F** is not refuted. But the ratio is above 0.4, and the interval of the lead lies below $-0.05$ at *every* length. From 0.02 to 0.01 the lead does not shrink at all: it grows a little.
+# **Check 14.4** *(the lead shrinks, and does not vanish.)* From $h = 0.1$ to $0.01$ the lead shrinks in each network, and to less than half on the mean: the interval of $D(0.1) - D(0.01)$ leaves out 0, and the ratio is below 0.5. By the design's criterion **F** is not refuted in this setting ({ref}`check 14.14 <check-14-14>` has the others). But the ratio is above 0.4, and the interval of the lead lies below $-0.05$ at *every* length. From 0.02 to 0.01 the lead does not shrink at all: it grows a little.
 
 # %%
 fall, ratio = table.interval(D[0.1] - D[0.01]), D[0.01].mean() / D[0.1].mean()
@@ -334,7 +334,7 @@ for h, values in D.items():
 print(f"D(.1) − D(.01) = {table.shown(fall)}; ratio {ratio:.2f}")
 
 # %% [markdown]
-# So the criterion is passed, narrowly, and the prediction behind it is not fulfilled ({numref}`fig-14-lead`): a tenth of a nat of lead is there at every length that we tried. The design's reading of *finite steps* was that the lead vanishes with $h$. Was that right?
+# So the criterion is passed here, narrowly, and the prediction behind it is not fulfilled ({numref}`fig-14-lead`): a tenth of a nat of lead is there at every length that we tried. The design's reading of *finite steps* was that the lead vanishes with $h$. Was that right?
 #
 # ## One gradient slides along a kink
 #
@@ -811,7 +811,7 @@ assert np.max(on_test("batch-64")) < np.log(10)
 #
 # ## The other settings
 #
-# On other images (`small-b`) and on a wider network (`wide-a`) the product leads as before. *Raw* steps at the tuned rate, 1, scatter so much that they settle nothing. This cell tells what is recorded; `python experiments/ledger.py` runs what is missing.
+# On other images (`small-b`) and on a wider network (`wide-a`) the product leads as before, and at shorter steps it keeps more of its lead. *Raw* steps at the tuned rate, 1, scatter so much that they settle nothing. This cell tells what is recorded; `python experiments/ledger.py` runs what is missing.
 
 # %% tags=["hide-input"]
 # NBVAL_IGNORE_OUTPUT
@@ -838,19 +838,21 @@ print(f"raw product − single at rate 1: {told(apart('raw-product-1', 'raw-sing
 
 # %% [markdown]
 # (check-14-14)=
-# **Check 14.14** *(a replication agrees where there is one.)* In every recorded setting the product leads at $h = 0.1$ with an interval below $-0.02$; where *strong* is recorded, it is within ± 0.05 of one gradient; where the lead at 0.02 is recorded, it is smaller than at 0.1. And every recorded prediction of the addition is as **T** says.
+# **Check 14.14** *(the replications agree, but for finite steps.)* In each setting the product leads at $h = 0.1$ with an interval below $-0.02$, and *strong* is within ± 0.05 of one gradient. From 0.1 to 0.01 the lead shrinks, with an interval that leaves out 0; from 0.02 to 0.01 it grows a little. But in both replications more than half of it is left at 0.01 (ratios .53 and .75; main setting .45): there the design's criterion *refutes* **F**. Every recorded prediction of the addition is as **T** says.
 
 # %%
+left = {}
 for name in table.SETTINGS:
     there = table.read(RECORDS / name)
     leads = table.by_step(there, "product")
-    if 0.1 in leads:
-        assert table.interval(leads[0.1])[2] < -table.MARGIN
-    if {0.1, 0.02} <= leads.keys():
-        assert abs(leads[0.02].mean()) < abs(leads[0.1].mean())
-    if {"strong-h0.1", table.BASE} <= there.keys():
-        strong = table.outcome(there["strong-h0.1"]) - table.outcome(there[table.BASE])
-        assert abs(strong.mean()) < 0.05
+    assert table.interval(leads[0.1])[2] < -table.MARGIN
+    assert table.interval(leads[0.1] - leads[0.01])[2] < 0
+    assert table.interval(leads[0.01] - leads[0.02])[2] < 0
+    left[name] = leads[0.01].mean() / leads[0.1].mean()
+    strong = table.outcome(there["strong-h0.1"]) - table.outcome(there[table.BASE])
+    assert abs(strong.mean()) < 0.05
+print("share of the lead that is left:", {k: round(v, 2) for k, v in left.items()})
+assert [share < 0.5 for share in left.values()] == [True, False, False]
 assert all(good for lines in predictions.values() for *_, good in lines)
 
 # %% [markdown]
@@ -878,9 +880,10 @@ def verdict_i():
 
 
 def verdict_f():
-    """Finite steps."""
-    seen = f"D(.1) − D(.01) {table.shown(fall)}, ratio {ratio:.2f}"
-    return seen, "refuted" if fall[2] >= 0 or ratio >= 0.5 else "not refuted"
+    """Finite steps, in every setting: the intervals leave out 0 by check 14.14."""
+    fails = sum(share >= 0.5 for share in left.values())
+    seen = "D(.01) / D(.1): " + ", ".join(f"{v:.2f}" for v in left.values())
+    return seen, f"refuted in {fails} of {len(left)} settings"
 
 
 def verdict_z():
@@ -902,12 +905,12 @@ for name, (seen, said) in verdicts.items():
 
 # %% [markdown]
 # (check-14-15)=
-# **Check 14.15** *(the verdicts that this page rests on.)* **N** and **I** are refuted. **F** is not, by its criterion, and the lead that is left at short steps is more than it foresaw. **Z** is not refuted, by the letter: gaps below the tolerance were seen.
+# **Check 14.15** *(the verdicts that this page rests on.)* **N** and **I** are refuted. **F** is refuted in two settings of three, so by the design (a finding must agree in all) it does not stand. **Z** is not refuted, by the letter: gaps below the tolerance were seen.
 
 # %%
 assert verdicts["N only the normalisation"][1] == "refuted"
 assert verdicts["I inexact maximisers"][1] == "refuted"
-assert verdicts["F finite steps"][1] == "not refuted" and D[0.01].mean() < -0.05
+assert verdicts["F finite steps"][1] == "refuted in 2 of 3 settings"
 assert verdicts["Z null set"][1].startswith("not refuted") and ties > 0
 
 # %% [markdown]
@@ -1005,7 +1008,7 @@ assert all(full[key][-1] > full[key][10] for key in ("cosine", "short"))
 # - In full-batch training of small networks on 64 digits, where perturbations disagree, *direction matters* at equal step length: with steps of 0.1 the product direction ends some 0.2 nats lower on the training images than one gradient, DDi 0.05.
 # - *One gradient in steps five times shorter* ends where the product ends in steps of 0.1, after the same path length and the same number of passes. (The product in such steps ends lower still, for five times the passes.) At equal passes and longer path one gradient ends well below.
 # - *Better maximisers buy nothing* at steps of 0.1: forty steps of attack for seven, or the best of four such attacks, change less than 0.02 nats. PGD-7 was nearly exact already.
-# - The product's lead falls to less than half, from steps of 0.1 to steps of 0.01, and does not vanish: a tenth of a nat is left. The design forgot that equal path is not equal time.
+# - The product's lead shrinks from steps of 0.1 to steps of 0.01, to .45, .53 and .75 of itself in three settings, and does not vanish: a tenth of a nat is left. So *finite steps* is refuted in two of them. The design forgot that equal path is not equal time.
 # - *At equal time*, raw steps' own clock, the lead is gone, slightly reversed, by 0.01 to 0.02 nats (by 0.00 to 0.03 in the two replications). At steps of 0.1 that is not equivalent within the margin. Partly hindsight: in the main setting it was seen after the fact; on other images and on a wider network it was predicted.
 # - *No surplus of ties* over chance can be seen; the bound is not zero. Kinks may explain the lead that stays, not the part that shrinks with the step.
 # - All of this is *optimisation*, not robustness. Lower on the training images was higher on the test images: there one gradient is at the loss of guessing, $\ln 10 = 2.303$ (means 2.25 to 2.31), the product above it (2.51 to 2.80).

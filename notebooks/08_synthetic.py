@@ -651,7 +651,7 @@ plt.show()
 #
 # Let $\phi = \max_\delta g(\cdot, \delta)$ be convex, under the hypotheses of Danskin's theorem.
 #
-# 1. If an absolutely continuous path has $x'(t) \in -\partial\phi(x(t))$ for almost every $t$, then for almost every $t$, $-x'(t)$ is the point of least norm of $\partial\phi(x(t))$: it moves along DDi's direction.
+# 1. If an absolutely continuous path has $x'(t) \in -\partial\phi(x(t))$ for almost every $t$, then for almost every $t$, $-x'(t)$ is the point of least norm of $\partial\phi(x(t))$ (classical {cite}`brezis1973`): it moves along DDi's direction.
 # 2. For such a path, let $\theta_{k+1} = \theta_k - h\,p_k$ from $\theta_0 = x(0)$, where $p_k$ is the gradient at *any* maximiser at $\theta_k$. If $\lVert p_k\rVert \le L$ and $\lVert x'\rVert \le L$, then $\lVert\theta_k - x(kh)\rVert \le L\sqrt{2h \cdot kh}$.
 # ::::
 #
@@ -667,7 +667,7 @@ plt.show()
 # \end{aligned}
 # $$
 #
-# The first product is at least $0$: add the two subgradient inequalities, of $q$ at $x$ and of $p_k$ at $\theta_k$. (That $p_k$ is a subgradient was shown in {ref}`chapter 3 <chapter-03>`.) The second term is at most $(t - kh)L \cdot 2L$. Integrate: every step adds at most $2L^2 \cdot h^2/2$ to $\tfrac12\lVert x - y\rVert^2$.
+# The first product is at least $0$: add the two subgradient inequalities, of $q$ at $x$ and of $p_k$ at $\theta_k$. ($p_k$ is a regular subgradient, by {prf:ref}`thm-02-hull`, part 1; where $\phi$ is convex a regular subgradient is a subgradient.) The second term is at most $(t - kh)L \cdot 2L$. Integrate: every step adds at most $2L^2 \cdot h^2/2$ to $\tfrac12\lVert x - y\rVert^2$.
 # ::::
 # :::::
 #
@@ -762,7 +762,7 @@ for μ in (0.02, 0.3):
 # %% [markdown]
 # ## A small ε-active set
 #
-# If finite steps are the trouble, the classical remedy is to count as active every end whose loss is within $\varepsilon$ of the maximum {cite}`lemarechal1975`: $\varepsilon$-steepest descent. The gap between the two ends is $4|\theta_2|$, so both are active in the strip $|\theta_2| \le \varepsilon/4$. There DDi's vector is $(2\theta_1, 0)$ as long as $|\theta_2| < 1$: it walks parallel to the crease.
+# If finite steps are the trouble, the classical remedy is to count as active every end whose loss is within $\varepsilon$ of the maximum {cite}`demyanov1974`: $\varepsilon$-steepest descent. The gap between the two ends is $4|\theta_2|$, so both are active in the strip $|\theta_2| \le \varepsilon/4$. There DDi's vector is $(2\theta_1, 0)$ as long as $|\theta_2| < 1$: it walks parallel to the crease.
 #
 # In this light the code's extra term with ten restarts is an $\varepsilon$-active set with $\varepsilon$ up to $1$, for in that strip both ends are local maxima. And ten restarts of the text's attack are one with $\varepsilon$ up to $0.1$.
 #

@@ -217,7 +217,7 @@ plt.show()
 # A network with two ELU units is trained robustly on 100 Gaussian points in the plane, by full-batch gradient descent with step 0.01; the inner solver is PGD with 10 steps of 0.1 on the unit cube. After an initial phase pairs of the ten gradients of an iteration have negative inner products, so that following one of them would increase the robust loss. At iteration 250 DDi descends on the linearised robust loss, while every individual gradient ascends.
 # :::
 #
-# The text leaves the labels, the start and the details of the solver open. We take them from the authors' published script: the label is the sign of the first coordinate; the perturbations fill the square $[-1, 1]^2$; each attack starts in a random corner; the weights start as $0.2$ times standard normal numbers; steps are normalised (there each tensor by itself, which {ref}`an exercise <ex-09-tensors>` looks at; here as in Algorithm 1). The network is
+# The text leaves the labels, the start and the details of the solver open. We take them from the authors' published script: the label is the sign of the first coordinate; the perturbations fill the square $[-1, 1]^2$, whose side is 2 and not 1; each attack starts in a random corner; the weights start as $0.2$ times standard normal numbers; steps are normalised (there each tensor by itself, which {ref}`an exercise <ex-09-tensors>` looks at; here as in Algorithm 1). The network is
 #
 # ```{math}
 # :label: eq-09-net

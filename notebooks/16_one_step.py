@@ -12,16 +12,16 @@
 
 # %% [markdown]
 # (chapter-16)=
-# # One step, and how it collapses
+# # One step, and what it is worth
 #
 # :::{admonition} What you will learn
 # :class: frame
 #
-# - what *catastrophic overfitting* looks like, over sixteen networks trained with one step of attack and sixteen with seven;
+# - what training with one step of attack can leave behind: networks on which the one step finds little and forty find much, over sixteen seeds;
 # - which function training with FGSM minimises: the *sign lemma*, its proof, and where it breaks;
 # - that this function is a lower bound of the robust loss, within twice the linearisation error of it, and that it jumps;
 # - four penalties for a loss that is not locally linear (GradAlign, LLR, CURE, ELLE): which of them see what, and which are continuous in the weights;
-# - what each remedy did over sixteen seeds, what it costs in passes, and what failed.
+# - what each remedy did over sixteen seeds, and what it costs in passes.
 #
 # **Before you start.** {ref}`Chapter 1 <chapter-01>` (FGSM, PGD) and {ref}`chapter 2 <chapter-02>` (Danskin's theorem). Symbols: {ref}`notation`.
 #
@@ -53,7 +53,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from scipy.stats import fisher_exact
+from scipy.stats import fisher_exact, spearmanr
 
 import ddi
 from ddi import plots
@@ -77,9 +77,11 @@ torch.set_default_dtype(torch.float64)
 # :::{admonition} Our comment
 # :class: comment
 #
-# Here is the like of it, in seconds a run. Digits, binarised at one half; $\epsilon = 0.4$, so that rounding still recovers every attacked image; a convolutional network with ReLU, trained by Adam for 30 epochs. Design and reading rule stand in `experiments/digits_collapse.py` and were committed before the run. A run has *collapsed* where its accuracy under PGD-40 is less than half of its accuracy under FGSM, on the 200 test images that were looked at.
+# We looked for the like of it in seconds a run, and found something milder. Digits, binarised at one half; a convolutional network with ReLU (16 and 32 channels, 64 units), 30 epochs of Adam, learning rate at most 0.005. Design and reading rule stand in `experiments/digits_collapse.py`, committed before the run.
 #
-# Such trainings are chaotic: with other rounding the same seed may end elsewhere. So nothing of this is run on this page. We load a record of sixteen seeds an arm and read *shares of seeds*, no medians ({numref}`fig-16-collapse`).
+# *How $\epsilon = 0.4$ was chosen:* by pilots on four other seeds. At 0.3 none of twenty trainings with FGSM kept less than half of its FGSM accuracy under PGD-40; at 0.4 two of three did, and those with PGD-7 and FAST (one step of $1.25\epsilon$ from a random start {cite}`wong2020`) did not. So the setting was picked *because* the arms differ in it. The sixteen seeds are new: the $p$-values below are about this setting, and say nothing of how common it is.
+#
+# *The rule:* a run has **failed** where at the last epoch its accuracy under PGD-40 is less than half of its accuracy under FGSM, on 200 test images. (The script says *collapsed*, a word that promises a fall.) A run is *dead* with less than 0.3 on clean images. Such trainings are chaotic: with other rounding the same seed may end elsewhere. So nothing of this is run on this page. We load a record of sixteen seeds an arm and read *shares of seeds* ({numref}`fig-16-collapse`).
 # :::
 
 # %% tags=["hide-input"]
@@ -103,16 +105,17 @@ def table(arm, column):
     return np.array([record.metrics[column] for record in arms[arm]])
 
 
-epochs = table("fgsm", "epoch")[0]
-collapsed = {a: table(a, "pgd")[:, -1] < table(a, "fgsm")[:, -1] / 2 for a in NAMES}
+epochs, total = table("fgsm", "epoch")[0], 16
+low = {a: table(a, "pgd") < table(a, "fgsm") / 2 for a in NAMES}
+failed = {a: by_epoch[:, -1] for a, by_epoch in low.items()}
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-16-collapse", "caption": "Training with one step (left) and with seven (right): accuracy on test images under FGSM (orange, dashed) and under PGD-40 (blue), sixteen seeds each. Runs that had collapsed at the end have black dots."}, "image": {"alt": "Two panels of accuracy against epoch. Left, trained with FGSM: the orange curves of FGSM accuracy all rise to about 0.9, the blue curves of PGD-40 accuracy fan out and end anywhere from 0.16 to 0.80; seven of sixteen end with a black dot below 0.32. Right, trained with PGD-7: orange and blue rise together and end between 0.70 and 0.90."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-16-collapse", "caption": "Training with one step (left) and with seven (right): accuracy on test images under FGSM (orange, dashed) and under PGD-40 (blue), sixteen seeds each. Black dots: failed."}, "image": {"alt": "Two panels of accuracy against epoch. Left, trained with FGSM: the orange curves of FGSM accuracy all rise to about 0.9, the blue curves of PGD-40 accuracy fan out and end anywhere from 0.16 to 0.80; seven of sixteen end with a black dot below 0.32. Right, trained with PGD-7: orange and blue rise together and end between 0.70 and 0.90."}}
 # NBVAL_IGNORE_OUTPUT
 fig, axes = plt.subplots(1, 2, figsize=(6.8, 3.8), sharey=True)
 for ax, arm, title in zip(axes, ("fgsm", "pgd7"), ("one step", "seven steps")):
     ax.plot(epochs, table(arm, "fgsm").T, "--", color="#E69F00", linewidth=1)
     ax.plot(epochs, table(arm, "pgd").T, color="#0072B2", linewidth=1)
-    ends = table(arm, "pgd")[collapsed[arm], -1]
+    ends = table(arm, "pgd")[failed[arm], -1]
     ax.plot(np.full(len(ends), epochs[-1]), ends, "ko", markersize=5)
     ax.set(xlabel="epoch", ylim=(0, 1))
     ax.set_title(title, fontsize=11, loc="left")
@@ -123,72 +126,83 @@ plt.show()
 
 # %% [markdown]
 # (check-16-1)=
-# **Check 16.1** *(one step collapses, seven do not.)* Of sixteen runs with FGSM at least a quarter had collapsed at the end, of those with PGD-7 none, and no network was dead. By Fisher's exact test, one-sided, $p < 0.05$. At the end the training loss at FGSM's perturbations is the lower one of the two: training did what it was asked for.
+# **Check 16.1** *(one step fails in some networks, seven in none; nothing collapses.)* Of sixteen runs with FGSM at least a quarter failed, of those with PGD-7 none, and no network was dead. By Fisher's exact test, one-sided, $p < 0.05$. But no FGSM run ever lost a tenth of PGD-40 accuracy from its own best epoch; no failed one ever had 0.4; and from epoch 8 on the number of runs below the half only shrinks.
 
 # %%
-fallen, total = {arm: int(c.sum()) for arm, c in collapsed.items()}, 16
+fallen = {arm: int(which.sum()) for arm, which in failed.items()}
 assert {len(records) for records in arms.values()} == {total}
 assert fallen["fgsm"] >= total / 4 and fallen["pgd7"] == 0
 assert min(table(arm, "clean")[:, -1].min() for arm in ("fgsm", "pgd7")) > 0.3
-losses = {a: np.median(table(a, "train_loss")[:, -1]) for a in ("fgsm", "pgd7")}
-assert losses["fgsm"] < losses["pgd7"]
+pgd, early = table("fgsm", "pgd"), list(epochs).index(8)
+assert (pgd.max(1) - pgd[:, -1]).max() < 0.1
+assert pgd[failed["fgsm"]].max() < 0.4
+assert (np.diff(low["fgsm"].sum(0)[early:]) <= 0).all()
 
 
 # %%
 def fisher(arm):
-    """One-sided p that the arm collapses less often than FGSM alone."""
+    """One-sided p that the arm fails less often than FGSM alone."""
     pairs = [[fallen[a], total - fallen[a]] for a in (arm, "fgsm")]
     return fisher_exact(pairs, alternative="less")[1]
 
 
 assert fisher("pgd7") < 0.05
-print(f"collapsed: FGSM {fallen['fgsm']}, PGD-7 {fallen['pgd7']} of {total}")
+print(f"failed: FGSM {fallen['fgsm']}, PGD-7 {fallen['pgd7']} of {total}")
 print(f"p = {fisher('pgd7'):.4f}")
-print("training losses", {arm: float(value.round(2)) for arm, value in losses.items()})
+
+# %%
+# NBVAL_IGNORE_OUTPUT
+print("below the half    at epoch    ever,")
+print("              8 12 20 30   after 7")
+for arm in NAMES:
+    at = [int(low[arm][:, epochs == e].sum()) for e in (8, 12, 20, 30)]
+    ever = int(low[arm][:, epochs > epochs[-1] / 4].any(1).sum())
+    print(f"{NAMES[arm]:12}" + "".join(f"{n:3}" for n in at) + f"{ever:9}")
 
 # %% [markdown]
-# One difference from the published pictures: there robust accuracy rises first and then drops, within an epoch or two; here, in the runs that end collapsed, it hardly ever rises. What does such a network look like from an image? Walk from it along its FGSM perturbation ({numref}`fig-16-direction`).
+# So the published fall, robust at one epoch and no more at a later one, is *not* in our record. In most arms most networks begin below the half and climb out of it. Seven of those with FGSM do not: they never become robust, while their accuracy under FGSM climbs to that of the others. (The last column is the rule's second share, of runs below the half at *some* evaluation of the last three quarters. It counts beginnings, and we read nothing from it.)
+#
+# What does a network that failed look like from an image? Walk from it along its FGSM perturbation ({numref}`fig-16-direction`).
 
-
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-16-direction", "caption": "The mean loss of the test images along their FGSM perturbation, from the image (0) to the whole step (1): the collapsed runs of FGSM, early and at the end, and PGD-7 at the end. A line a run."}, "image": {"alt": "Three panels. Left, epoch 8: all curves rise steeply to the whole step. Middle, the same runs at epoch 30: most curves rise a little, turn before the middle and fall, several of them below where they started. Right, PGD-7 at epoch 30: all curves rise gently."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-16-direction", "caption": "The mean loss of the test images along their FGSM perturbation, from the image (0) to the whole step (1), at the end of training. A line a run; orange: failed."}, "image": {"alt": "Two panels. Left, trained with FGSM: the grey curves of the nine other runs rise or bend; most of the seven orange curves rise a little, turn before the middle and fall, one of them far below where it started. Right, PGD-7: all curves rise gently."}}
 # NBVAL_IGNORE_OUTPUT
-def walk(arm, which, at):
+def walk(arm):
     """Mean losses at 0, 0.1, ... 1 of the perturbation, (11, runs)."""
-    return np.array([table(arm, f"loss_{i}")[which, at] for i in range(11)])
+    return np.array([table(arm, f"loss_{i}")[:, -1] for i in range(11)])
 
 
-early, last, share = list(epochs).index(8), -1, np.linspace(0, 1, 11)
-shown = [("fgsm", collapsed["fgsm"], early, "FGSM, epoch 8")]
-shown += [("fgsm", collapsed["fgsm"], last, "FGSM, at the end")]
-shown += [("pgd7", ~collapsed["pgd7"], last, "PGD-7, at the end")]
-fig, axes = plt.subplots(1, 3, figsize=(6.8, 3.4))
-for ax, (arm, which, at, title) in zip(axes, shown):
-    colour = "#D55E00" if arm == "fgsm" else "black"
-    ax.plot(share, walk(arm, which, at), color=colour, linewidth=1.2)
+share = np.linspace(0, 1, 11)
+fig, axes = plt.subplots(1, 2, figsize=(6.8, 3.8), sharey=True)
+for ax, arm, title in zip(axes, ("fgsm", "pgd7"), ("one step", "seven steps")):
+    colour = {"fgsm": "#888888", "pgd7": "black"}[arm]
+    ax.plot(share, walk(arm)[:, ~failed[arm]], "--", color=colour, linewidth=1)
+    ax.plot(share, walk(arm)[:, failed[arm]], color="#D55E00", linewidth=1.5)
+    ax.set(xlabel="share of the perturbation", ylim=(0, 1))
     ax.set_title(title, fontsize=11, loc="left")
-    ax.set_ylim(0, (2.6, 1.0, 1.0)[shown.index((arm, which, at, title))])
 axes[0].set_ylabel("mean loss")
-axes[1].set_xlabel("share of the FGSM perturbation")
 plt.show()
 
 # %% [markdown]
 # (check-16-2)=
-# **Check 16.2** *(the whole step is not the worst.)* In epoch 8 each of the runs that will collapse has its largest loss at the whole step. At the end most of them have it strictly inside: a *shorter* step would be the stronger attack. In the one that fools itself most, the FGSM perturbation lowers the loss to less than half of the clean image's. Of the PGD-7 runs most have it at the end, and none loses a tenth of a nat on the way.
+# **Check 16.2** *(the whole step is not always the worst.)* Most of the failed runs end with their largest mean loss strictly inside: a *shorter* step would be the stronger attack. In the one that fools itself most, the perturbation lowers the loss to less than half of the clean image's. Yet this is no mark of failing: all sixteen FAST runs have it inside, too, by up to 0.3 nats and more, and none failed. PGD-7's runs lose less than 0.02 nats on the way.
 
 # %%
-bad = collapsed["fgsm"]
-assert (walk("fgsm", bad, early).argmax(0) == 10).all()
-end = walk("fgsm", bad, last)
-assert (end.argmax(0) < 10).mean() > 0.5 and (end[10] / end[0]).min() < 0.5
-robust_end = walk("pgd7", slice(None), last)
-assert (robust_end.argmax(0) == 10).mean() > 0.5
-assert (robust_end.max(0) - robust_end[10]).max() < 0.1
-inside = [int((values.argmax(0) < 10).sum()) for values in (end, robust_end)]
-print(f"largest loss inside: {inside[0]} of {bad.sum()} collapsed runs,")
-print(f"{inside[1]} of {total} runs with PGD-7")
+end, bad = {arm: walk(arm) for arm in ("fgsm", "fast", "pgd7")}, failed["fgsm"]
+inside = {arm: values.argmax(0) < 10 for arm, values in end.items()}
+lost = {arm: values.max(0) - values[10] for arm, values in end.items()}
+assert inside["fgsm"][bad].mean() > 0.5 and fallen["fast"] == 0
+assert (end["fgsm"][10] / end["fgsm"][0])[bad].min() < 0.5
+assert inside["fast"].all() and lost["fast"].max() > 0.3
+assert lost["pgd7"].max() < 0.02
+
+# %%
+print("largest loss inside:")
+print(f"FGSM, failed {inside['fgsm'][bad].sum()} of {bad.sum()}")
+print(f"FGSM, others {inside['fgsm'][~bad].sum()} of {(~bad).sum()}")
+print(f"FAST {inside['fast'].sum()}, PGD-7 {inside['pgd7'].sum()} of {total}")
 
 # %% [markdown]
-# So the optimiser is not at fault. *Which function does training with one step minimise?*
+# *Which function does training with one step minimise?*
 #
 # ## The sign lemma
 #
@@ -201,7 +215,7 @@ print(f"{inside[1]} of {total} runs with PGD-7")
 #   \nabla_x L(\theta, x + \delta_t)\bigr),
 # ```
 #
-# from a start $\delta_0$ that does not depend on $\theta$, with any map $P$ (FGSM is $T = 1$, $\delta_0 = 0$, $\alpha = \epsilon$), and
+# from a start $\delta_0$ and with a map $P$ that do not depend on $\theta$ (FGSM is $T = 1$, $\delta_0 = 0$, $\alpha = \epsilon$), and
 #
 # $$\psi(\theta) = L\bigl(\theta, x + \delta_T(\theta)\bigr) .$$
 #
@@ -226,10 +240,10 @@ print(f"{inside[1]} of {total} runs with PGD-7")
 # ::::
 # :::::
 #
-# In plain words: signs do not move until they flip. Between flips the adversary stands still, and to hold it fixed loses nothing. No maximiser and no Danskin is needed. The same holds for a random start that is drawn once, and for the mean over a batch.
+# In plain words: signs do not move until they flip. Between flips the adversary stands still, and to hold it fixed loses nothing. No maximiser is needed; but the gradient is that of $\psi$, not of the robust loss. The same holds for a random start that is drawn once, and for the mean over a batch. (That signs hide from the gradient how the adversary reacts is a remark of {cite:t}`goodfellow2015`; we add the statement, $T$ steps, and where it breaks.)
 #
 # (check-16-3)=
-# **Check 16.3** *(the detached gradient of sign attacks, by three roads.)* For FGSM, PGD-7 from 0 and FAST from a fixed random start, on a CELU and a ReLU network, along five directions: $\delta$ at $\theta \pm 10^{-5} v$ is bit for bit what it is at $\theta$. The slope of $\psi$ by central differences, the package's `descent_rule("single")`, and forward mode with $\delta$ held fixed agree to $10^{-7}$.
+# **Check 16.3** *(the detached gradient of sign attacks, by three roads.)* For FGSM, PGD-7 from 0 and FAST from a fixed random start, on a CELU and a ReLU network, along five directions: $\delta$ at $\theta \pm 10^{-5} v$ is bit for bit what it is at $\theta$. The slope of $\psi$ by central differences, the package's `descent_rule("single")`, and forward mode with $\delta$ held fixed agree to $10^{-7}$. It is a statement about an instant: in *one step* of Adam at the record's rate, 0.005, more than a twentieth of the signs flip (median of forty steps, both networks). A training step crosses many flips.
 
 # %% tags=["hide-input"]
 data = ddi.digits()
@@ -310,9 +324,32 @@ for activation in ("celu", "relu"):
         assert (roads - roads[:, :1]).abs().max() < 1e-7
         assert roads.abs().max() > 1e-3
 
+
+# %% tags=["hide-input"]
+def flips(model, attack, steps=40):
+    """Share of signs that a step of training changes, on its batch."""
+    optimiser, found = torch.optim.Adam(model.parameters(), 0.005), []
+    source = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        rows = torch.randperm(len(data.x_train), generator=source)[:64]
+        x, y = 0.25 + data.x_train[rows].double() / 2, data.y_train[rows]
+        before = attack(model, x, y)
+        optimiser.zero_grad()
+        ddi.cross_entropy(model(x + before), y).mean().backward()
+        optimiser.step()
+        found.append(float((attack(model, x, y) != before).double().mean()))
+    return np.median(found)
+
+
+# %%
+for activation in ("celu", "relu"):
+    flipped = flips(network(activation), attacks["FGSM"])
+    assert flipped > 0.05
+    print(f"{activation}: signs that flip in one step {flipped:.0%}")
+
 # %% [markdown]
 # (check-16-4)=
-# **Check 16.4** *(for ℓ2 steps it is false.)* The same with $\delta = \epsilon\, g / \lVert g\rVert_2$: now $\delta$ moves with $\theta$, and the detached slope is off by more than $2 \cdot 10^{-5}$, two hundred times what check 16.3 allows, in both networks, with one step and with seven.
+# **Check 16.4** *(for ℓ2 steps it is false.)* The same with $\delta = \epsilon\, g / \lVert g\rVert_2$: now $\delta$ moves with $\theta$, and the detached slopes are off by more than half a percent of their size, in both networks, with one step and with seven.
 
 # %%
 steps = [ddi.FGSM(1.0, norm="L2")]
@@ -321,8 +358,10 @@ for activation in ("celu", "relu"):
     for attack in steps:
         moved, roads = slopes(network(activation), attack)
         assert moved > 1e-7
-        assert (roads[:, 0] - roads[:, 1]).abs().max() > 2e-5
+        off = (roads[:, 0] - roads[:, 1]).norm() / roads[:, 0].norm()
+        assert off > 0.005
         assert (roads[:, 2] - roads[:, 1]).abs().max() < 1e-7
+        print(f"{activation}, {attack.steps} steps: off by {off:.1%}")
 
 # %% [markdown]
 # ## A lower bound that jumps
@@ -352,7 +391,7 @@ for activation in ("celu", "relu"):
 #
 #    \psi \le \phi \le \psi + 2e, \qquad |\psi - \ell| \le e .
 #    ```
-# 2. FGSM is an exact maximiser, $\psi = \phi$, if $L(\theta, x + \cdot)$ is affine on $S$, and also if it is monotone in each coordinate with $g_j \ne 0$, however curved it is.
+# 2. FGSM is an exact maximiser, $\psi = \phi$, if $L(\theta, x + \cdot)$ is affine on $S$. It is one also if no $g_j$ is $0$ and along every coordinate $L$ only rises, or only falls, in the same sense *whatever the other coordinates are*, however curved it is.
 # 3. $\ell$ and $\phi$ are continuous in $\theta$ where $L$ and $\nabla_x L$ are. $\psi$ is not: where a coordinate of $g$ changes its sign it can jump, by at most $2e$.
 # ::::
 #
@@ -360,7 +399,7 @@ for activation in ("celu", "relu"):
 #
 # ::::{prf:proof}
 # 1. $S$ is a product of intervals that contain $0$. A linear function is largest, coordinate by coordinate, at the end towards which $g_j$ points (if $g_j = 0$ anywhere), and there $\epsilon\operatorname{sign} g$, clipped, is. So with FGSM's $\delta$, $L(\theta, x) + \langle g, \delta\rangle = \ell$, hence $|\psi - \ell| \le e$. For every $\delta' \in S$ the loss is at most $L + \langle g, \delta'\rangle + e \le \ell + e \le \psi + 2e$.
-# 2. If affine, $e = 0$. If monotone in coordinate $j$, the direction is that of $g_j \ne 0$, and FGSM goes to that end; change the coordinates of a maximiser to these ends one after another, and the loss never falls.
+# 2. If affine, $e = 0$. Otherwise the sense of coordinate $j$ is the sign of $g_j \ne 0$, and FGSM goes to that end. Change the coordinates of a maximiser to these ends one after another: wherever the others are by then, the loss does not fall.
 # 3. A maximum over a compact set of a function that is continuous in both variables is continuous. On both sides of a jump $|\psi - \ell| \le e$, and $\ell$ is continuous there.
 # ::::
 # :::::
@@ -423,7 +462,7 @@ for start in (-1.0, 0.7):
 
 # %% [markdown]
 # (check-16-6)=
-# **Check 16.6** *(exact for the linearisation and for monotone losses, a lower bound always.)* Images of eight pixels near the box's edges: on random linear models FGSM's loss is that of the best of all $3^8$ perturbations with every $\delta_j$ at an end or 0, and so it is for $e^{\langle a, x\rangle}$, which is not linear at all. On 200 random networks with two pixels, over a grid of $101^2$ perturbations: $\psi \le \phi \le \psi + 2e$ and $|\psi - \ell| \le e$, and $\psi < \phi$ in a tenth of them at least.
+# **Check 16.6** *(exact for the linearisation and where no pixel changes its sense; a lower bound always.)* Images of eight pixels near the box's edges: on random linear models FGSM's loss is that of the best of all $3^8$ perturbations with every $\delta_j$ at an end or 0, and so it is for $e^{\langle a, x\rangle}$, which is not linear at all. But $\delta_1 + \delta_2 - 10\,\delta_1\delta_2$ on $[-1, 1]^2$, affine in each coordinate in a sense that depends on the other, has the maximum 10, and FGSM finds $-8$. On 200 random networks with two pixels, over a grid of $101^2$ perturbations: $\psi \le \phi \le \psi + 2e$ and $|\psi - \ell| \le e$, and $\psi < \phi$ in a tenth of them at least.
 
 
 # %%
@@ -441,6 +480,18 @@ for curve in (torch.clone, torch.exp):
         best = model(x + torch.cartesian_prod(*ends))[:, 1].max()
         δ = ddi.FGSM(0.3, loss=ddi.margin_loss)(model, x, y)
         assert abs(model(x + δ)[0, 1] - best) < 1e-12
+
+
+# %%
+def saddle(z):
+    """Margin at label 0: z₁ + z₂ − 10 z₁ z₂."""
+    return torch.stack([0 * z[:, 0], z.sum(1) - 10 * z.prod(1)], 1)
+
+
+x, sides = torch.zeros(1, 2), torch.tensor([-1.0, 1.0])
+corners = torch.cartesian_prod(sides, sides)
+δ = ddi.FGSM(1.0, loss=ddi.margin_loss, box=None)(saddle, x, y)
+assert saddle(x + δ)[0, 1] == -8 and saddle(corners)[:, 1].max() == 10
 
 # %%
 grid = torch.linspace(-0.5, 0.5, 101)
@@ -472,11 +523,11 @@ assert np.mean(np.array(gaps) > 1e-6) > 0.1
 # :::{admonition} Our comment
 # :class: comment
 #
-# Local linearity suffices ({eq}`eq-16-bound`: a gap of at most $2e$). It is not necessary: FGSM is exact for every loss that is monotone in each pixel. What training with FGSM loses we look up in the record below.
+# Local linearity suffices ({eq}`eq-16-bound`: a gap of at most $2e$). It is not necessary: FGSM is exact for every loss that each pixel moves in one sense, whatever the other pixels are. What training with FGSM loses we look up in the record below.
 # :::
 #
 # (check-16-7)=
-# **Check 16.7** *(three functions, three gradients.)* Danskin's theorem, for the *linearised* game, gives $\nabla \ell = \nabla_\theta(L + \epsilon \lVert \nabla_x L\rVert_1)$, which needs the gradient of a gradient. By finite differences it is right (to $10^{-7}$), and it is not what training with FGSM subtracts: on a CELU network the two gradients differ by more than a tenth of their length.
+# **Check 16.7** *(another function, another gradient.)* Danskin's theorem, for the *linearised* game, gives $\nabla \ell = \nabla_\theta(L + \epsilon \lVert \nabla_x L\rVert_1)$, which needs the gradient of a gradient. By finite differences it is right (to $10^{-7}$), and it is not what training with FGSM subtracts: on a CELU network the two gradients differ by more than a tenth of their length.
 
 # %%
 model, ε = network("celu"), 0.2
@@ -513,22 +564,20 @@ assert (twice - single).norm() > 0.1 * twice.norm()
 #
 # If the error $e$ is what matters, penalise it. Four ways are in use; `ddi` has them as penalties of a descent rule. All are means over the batch of a term $R$ for each sample, with $L(\delta) = L(\theta, x + \delta)$, random $a$, $b$ in $S$ and $s$ in $[0, 1]$, and $c = (1-s)a + sb$:
 #
-# | penalty | $R$ | passes | differentiates a gradient |
-# |---|---|---|---|
-# | GradAlign {cite}`andriushchenko2020` | $1 - \cos\bigl(\nabla L(0), \nabla L(a)\bigr)$ | 4 | yes |
-# | LLR {cite}`qin2019` | $\lvert L(a) - L(0) - \langle a, \nabla L(0)\rangle\rvert$ | 3 | yes |
-# | CURE {cite}`moosavi2019` | $\lVert \nabla L(hz) - \nabla L(0)\rVert^2$, $z \propto \operatorname{sign} \nabla L(0)$ | 4 | yes |
-# | ELLE {cite}`abadrocamora2024` | $\bigl(L(c) - (1-s)L(a) - sL(b)\bigr)^2$ | 3 | no |
+# - *GradAlign* {cite}`andriushchenko2020`: $R = 1 - \cos\bigl(\nabla L(0), \nabla L(a)\bigr)$; 4 passes.
+# - *LLR* {cite}`qin2019`: $R = \lvert L(a) - L(0) - \langle a, \nabla L(0)\rangle\rvert$; 3 passes.
+# - *CURE* {cite}`moosavi2019`: $R = \lVert \nabla L(hz) - \nabla L(0)\rVert^2$, where $z$ is $\operatorname{sign} \nabla L(0)$ divided by its length and $h = 1.5$; 4 passes.
+# - *ELLE* {cite}`abadrocamora2024`: $R = \bigl(L(c) - (1-s)L(a) - sL(b)\bigr)^2$; 3 passes, and the only one that does not differentiate a gradient.
 #
 # (A pass whose gradient in the images is differentiated again counts twice. LLR's authors search for the worst $a$; a random one is the cheap version.)
 #
 # (check-16-8)=
-# **Check 16.8** *(all vanish on affine losses; GradAlign does on more.)* For the margin of random linear models with two classes, at 200 samples, every penalty is below $10^{-20}$ or, GradAlign, $10^{-14}$. For the *ridge* $e^{\langle a, x\rangle}$ GradAlign is below $10^{-14}$ as well: its gradients have all one direction. The other three see that it is curved.
+# **Check 16.8** *(all vanish on affine losses; GradAlign does on more.)* For the margin of random linear models with two classes, at 200 samples, every penalty is 0 up to rounding: below $10^{-20}$ for the two squares, CURE and ELLE, below $10^{-14}$ for the others. For the *ridge* $e^{\langle v, x\rangle}$ GradAlign is below $10^{-14}$ as well: its gradients have all one direction. The other three see that it is curved.
 
 # %%
 S, n = ddi.LInf(0.3, box=None), 200
 x, y = torch.rand(n, 8, generator=draw), torch.zeros(n, dtype=torch.long)
-a = torch.randn(8, generator=draw)
+v = torch.randn(8, generator=draw)
 PENALTIES = {"GradAlign": ddi.GradAlign(1), "LLR": ddi.LLR(1)}
 PENALTIES |= {"CURE": ddi.CURE(1), "ELLE": ddi.ELLE(1)}
 
@@ -540,14 +589,16 @@ def measured(values, x, penalty, S=S, seed=1):
 
 
 # %%
-affine = inner(ddi.margin_loss, lambda z: torch.stack([-(z @ a), z @ a], 1), x, y)
+both = torch.stack([-v, v], 1)
+affine = inner(ddi.margin_loss, lambda z: z @ both, x, y)
 
 
 def ridge(δ):
-    """e^⟨a, x⟩, curved in one direction only."""
-    return torch.exp((x + δ) @ a)
+    """e^⟨v, x⟩, curved in one direction only."""
+    return torch.exp((x + δ) @ v)
 
 
+# %%
 for name, penalty in PENALTIES.items():
     seen = measured(affine, x, penalty).abs().max()
     assert seen < (1e-14 if name in ("GradAlign", "LLR") else 1e-20)
@@ -569,7 +620,7 @@ for name, penalty in PENALTIES.items():
 #
 # ### Continuous in the weights?
 #
-# There is another difference, which we have not seen in print. ELLE is made of loss values. The other three are made of gradients in the image, and with ReLU these jump when a hidden unit switches at $x$, as $\theta$ moves. So three of the four penalties are *discontinuous functions of the weights*, and their gradient, however exact, does not see the jumps ({numref}`fig-16-jumps`).
+# There is another difference, which we have not seen in print. ELLE is made of loss values. The other three are made of gradients in the image, and with ReLU these jump when a hidden unit switches at $x$, as $\theta$ moves. So three of the four penalties are *discontinuous functions of the weights*, and their gradient, however exact, does not see the jumps ({numref}`fig-16-jumps`). This is no cure for training with FGSM: $\psi$ itself jumps, and a sum of it and ELLE jumps as it does.
 
 # %% tags=["hide-input"]
 x1, y1, box = data.x_train[:1].double(), data.y_train[:1], ddi.LInf(0.3)
@@ -628,7 +679,7 @@ plt.show()
 # No training perturbation enters a penalty, so it does not change what the adversary looks for. It adds the same vector $\lambda \nabla R$ to every column, as weight decay does; Danskin's theorem holds for the sum where it holds for the loss and $R$ is continuously differentiable. ELLE is if the network is, GradAlign and LLR if the network is so twice (and no gradient and no error is 0), CURE where no sign flips; and none of the four is across a ReLU's kink.
 #
 # (check-16-10)=
-# **Check 16.10** *(double backpropagation, by three roads.)* On a CELU network: the gradient of each penalty's batch mean by `torch.autograd` through the gradient, by central differences, and as what `descent_rule("single", penalty=...)` adds to the gradient without it, $\lambda = 0.5$, agree to $10^{-6}$ relative.
+# **Check 16.10** *(double backpropagation, by three roads.)* On a CELU network: the gradient of each penalty's batch mean by `torch.autograd` through the gradient, by central differences, and as what `descent_rule("single", penalty=...)` adds to the gradient without it, $\lambda = 0.5$, agree to $10^{-6}$ relative. The rule counts 3 more passes with LLR and ELLE, 4 with GradAlign and CURE; $T$ steps of attack cost $T$ more.
 
 
 # %%
@@ -638,6 +689,7 @@ def mean_penalty(θ, penalty):
     return measured(values, X, penalty, ddi.LInf(0.2)).mean()
 
 
+# %%
 rules, attack = ddi.descent_rule, ddi.FGSM(0.2)
 plain = rules("single")(model, X, Y, attack).gradient
 V = torch.nn.functional.normalize(torch.randn(3, len(θ), generator=draw), dim=1)
@@ -651,6 +703,9 @@ for name, unit in PENALTIES.items():
     source = torch.Generator().manual_seed(1)
     step = rules("single", penalty=half)(model, X, Y, attack, source)
     assert (step.gradient - plain - 0.5 * once).norm() < 1e-6 * once.norm()
+    extra = rules("single", penalty=half).passes(1) - rules("single").passes(1)
+    assert extra == {"LLR": 3, "ELLE": 3, "GradAlign": 4, "CURE": 4}[name]
+assert [rules("single").passes(steps) for steps in (0, 1, 7)] == [1, 2, 8]
 
 # %% [markdown]
 # (check-16-11)=
@@ -674,9 +729,9 @@ assert (found - point).norm() < 1e-7 * columns.norm()
 # %% [markdown]
 # ## What the remedies did
 #
-# Back to the record. Each arm trains with FGSM and one penalty, whose weight comes from older trials and was not tuned; FAST {cite}`wong2020` has a random start and a step of $1.25\epsilon$ instead ({numref}`fig-16-remedies`).
+# Back to the record. An arm trains with FGSM and one penalty, at a weight (the number in its name) that comes from older trials and was not tuned; FAST has its random start instead ({numref}`fig-16-remedies`).
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-16-remedies", "caption": "Accuracy under PGD-40 at the end, a dot a seed, sixteen an arm, ordered by passes a step (in brackets). Black rings: collapsed."}, "image": {"alt": "One row of sixteen dots for each of eight arms. FGSM spreads from 0.16 to 0.80 with seven collapsed. FAST spreads from 0.52 to 0.79, none collapsed. LLR 10 and ELLE 300 have two collapsed runs each, CURE .03 has six, ELLE 100 and GradAlign .3 none. PGD-7 lies between 0.70 and 0.89."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-16-remedies", "caption": "Accuracy under PGD-40 at the end, a dot a seed, sixteen an arm, ordered by passes a step (in brackets). Black rings: failed."}, "image": {"alt": "One row of sixteen dots for each of eight arms. FGSM spreads from 0.16 to 0.80 with seven failed. FAST spreads from 0.52 to 0.79, none failed. LLR 10 and ELLE 300 have two failed runs each, CURE .03 has six, ELLE 100 and GradAlign .3 none. PGD-7 lies between 0.70 and 0.89."}}
 # NBVAL_IGNORE_OUTPUT
 passes = {arm: arms[arm][0].config["passes"] for arm in NAMES}
 order = sorted(NAMES, key=lambda arm: passes[arm])
@@ -685,7 +740,7 @@ for i, arm in enumerate(order):
     pgd = table(arm, "pgd")[:, -1]
     jitter = i + 0.3 * (np.arange(total) / (total - 1) - 0.5)
     ax.plot(pgd, jitter, "o", color="#0072B2", alpha=0.7)
-    bad = collapsed[arm]
+    bad = failed[arm]
     ax.plot(pgd[bad], jitter[bad], "ko", markerfacecolor="none", markersize=9)
 ax.set_yticks(range(len(order)), [f"{NAMES[a]} ({passes[a]})" for a in order])
 ax.set(xlabel="accuracy under PGD-40, last epoch", xlim=(0, 1), ylim=(7.5, -0.5))
@@ -693,15 +748,15 @@ plt.show()
 
 # %% [markdown]
 # (check-16-12)=
-# **Check 16.12** *(who collapses less often than FGSM alone.)* By the reading rule, Fisher's exact test with $p < 0.05$: FAST, GradAlign 0.3, ELLE 100 and PGD-7 do, with not one collapsed run. One run is dead by the rule (accuracy under 0.3 on clean images), of LLR 10, and deserves a look: under FGSM it has three times its clean accuracy. It reads the labels off the attack.
+# **Check 16.12** *(who fails less often than FGSM alone.)* By the reading rule, Fisher's exact test with $p < 0.05$: FAST, GradAlign 0.3, ELLE 100 and PGD-7 do, with not one failed run. (FAST and PGD-7 had not failed in the pilots either; the setting was chosen with that in view.) One run is dead, of LLR 10, and under FGSM it has three times its clean accuracy. Such *label leaking* {cite}`kurakin2017`, more images right with the perturbation than without, is in 15 of 16 runs with FAST and in none with PGD-7.
 
 # %%
 # NBVAL_IGNORE_OUTPUT
-print("arm            collapsed   p       clean  FGSM  PGD-40 (medians)   passes")
+print("medians     failed clean FGSM PGD-40")
 for arm in order:
-    last_row = [np.median(table(arm, c)[:, -1]) for c in ("clean", "fgsm", "pgd")]
-    row = f"{NAMES[arm]:14} {fallen[arm]:3} of 16  {fisher(arm):.4f} "
-    print(row + " ".join(f"{v:6.2f}" for v in last_row) + f"{passes[arm]:12}")
+    ends = [np.median(table(arm, c)[:, -1]) for c in ("clean", "fgsm", "pgd")]
+    row = " ".join(f"{v:5.2f}" for v in ends)
+    print(f"{NAMES[arm]:13} {fallen[arm]:2}  {row}")
 
 # %%
 for arm in ("fast", "gradalign-0.3", "elle-100", "pgd7"):
@@ -710,9 +765,12 @@ dead = {arm: table(arm, "clean")[:, -1] < 0.3 for arm in NAMES}
 assert sum(which.sum() for which in dead.values()) == dead["llr-10"].sum() == 1
 ends = [table("llr-10", c)[dead["llr-10"], -1].item() for c in ("fgsm", "clean")]
 assert ends[0] > 3 * ends[1]
+leaks = {a: (table(a, "fgsm") > table(a, "clean"))[:, -1].sum() for a in NAMES}
+assert leaks["fast"] == 15 and leaks["pgd7"] == 0
+print(f"label leaking: FGSM {leaks['fgsm']}, FAST {leaks['fast']}")
 
 # %% [markdown]
-# *Not collapsed* is not *robust*. FAST costs nothing, and most of its runs still lose more than 0.2 of accuracy between FGSM and PGD-40. The penalties cost two and a half to three times as much as FGSM alone; PGD-7 costs four times as much.
+# *Not failed* is not *robust*. FAST costs nothing, and most of its runs still lose more than 0.2 of accuracy between FGSM and PGD-40. The penalties cost two and a half to three times as much as FGSM alone; PGD-7 costs four times as much.
 #
 # (check-16-13)=
 # **Check 16.13** *(the gap.)* More than half of the FAST runs lose over 0.2 from FGSM to PGD-40, of the ELLE 100 runs fewer than a quarter. Only PGD-7 has no such run: there the largest loss is below 0.1.
@@ -748,19 +806,24 @@ plt.show()
 
 # %% [markdown]
 # (check-16-14)=
-# **Check 16.14** *(what collapses is not linear.)* At the end the median ELLE measure of the FGSM runs is more than ten times that of the PGD-7 runs, and their misalignment is larger, too. Over all runs the rank correlation of the ELLE measure and the share that is left is below $-0.5$. It is no law: by this measure LLR's runs are more linear than ELLE's, and more than half of them lose over 0.2. The measure is a mean over random points, and the error $e$ of {prf:ref}`thm-16-bound` is a maximum.
+# **Check 16.14** *(less linear, more often fooled; no law.)* Among the FGSM runs the median ELLE measure of those that failed is more than twice that of the others; over all arms the rank correlation of the measure and the share that is left is below $-0.5$. The FGSM runs' median is more than ten times PGD-7's. But the two failed runs of ELLE 300 are as linear as PGD-7's runs, below the largest measure among them; FAST's median is above FGSM's, and none of its runs failed. The measure is a mean over random points, and the error $e$ of {prf:ref}`thm-16-bound` is a maximum.
 
 # %%
-measure = {a: np.median(table(a, "elle")[:, -1]) for a in ("fgsm", "pgd7")}
-align = {a: np.median(table(a, "misalignment")[:, -1]) for a in ("fgsm", "pgd7")}
-assert measure["fgsm"] > 10 * measure["pgd7"] and align["fgsm"] > align["pgd7"]
+bent = {a: table(a, "elle")[:, -1] for a in NAMES}
+median = {a: np.median(values) for a, values in bent.items()}
+fell = failed["fgsm"]
+within = [np.median(bent["fgsm"][which]) for which in (fell, ~fell)]
+assert within[0] > 2 * within[1] and median["fgsm"] > 10 * median["pgd7"]
 left = np.concatenate([(table(a, "pgd") / table(a, "fgsm"))[:, -1] for a in NAMES])
-bent = np.concatenate([table(a, "elle")[:, -1] for a in NAMES])
-rank = np.corrcoef(left.argsort().argsort(), bent.argsort().argsort())[0, 1]
+everywhere = np.concatenate(list(bent.values()))
+rank = spearmanr(left, everywhere)[0]
 assert rank < -0.5
-llr, elle = (np.median(table(a, "elle")[:, -1]) for a in ("llr-10", "elle-100"))
-assert llr < elle and wide["llr-10"] > 0.5
-print(f"ELLE {measure['fgsm']:.1e} against {measure['pgd7']:.1e}")
+assert (bent["elle-300"][failed["elle-300"]] < bent["pgd7"].max()).all()
+assert median["fast"] > median["fgsm"] and fallen["fast"] == 0
+
+# %%
+print(f"FGSM, failed {within[0]:.1e}, others {within[1]:.1e}")
+print(f"PGD-7 {median['pgd7']:.1e}, FAST {median['fast']:.1e}")
 print(f"rank correlation {rank:.2f}")
 
 # %% [markdown]
@@ -769,54 +832,45 @@ print(f"rank correlation {rank:.2f}")
 # *Too much of a remedy.* Take 300 for ELLE's weight in place of 100.
 #
 # (check-16-15)=
-# **Check 16.15** *(a larger weight is not safer.)* With ELLE 300 two of the sixteen runs count as collapsed, both among the three lowest of the arm under FGSM, too: they had hardly learned. By the reading rule ELLE 300 and LLR 10, with two runs each, are level with FGSM alone; and so is CURE at the one weight that was tried, with nearly as many collapsed runs as FGSM.
+# **Check 16.15** *(what sixteen seeds do not tell.)* With ELLE 300 two of the sixteen runs failed. Both are among the three lowest of the arm under FGSM, but one had learned: more than 0.85 on clean images. Two against none is no difference by Fisher's test ($p > 0.4$, two-sided), so whether the larger weight is worse is open. By the reading rule ELLE 300 and LLR 10, with two failed runs each, and CURE at the one weight that was tried, with six, are not told apart from FGSM alone.
 
 # %%
 assert fallen["elle-300"] == 2 and fallen["llr-10"] == 2
 under = table("elle-300", "fgsm")[:, -1]
-assert (under[collapsed["elle-300"]] <= np.sort(under)[2]).all()
+assert (under[failed["elle-300"]] <= np.sort(under)[2]).all()
+assert table("elle-300", "clean")[failed["elle-300"], -1].max() > 0.85
+assert fisher_exact([[2, 14], [fallen["elle-100"], 16]])[1] > 0.4
 assert min(fisher(arm) for arm in ("elle-300", "llr-10", "cure-0.03")) > 0.05
 print({NAMES[arm]: fallen[arm] for arm in ("elle-300", "llr-10", "cure-0.03")})
 
 # %% [markdown]
-# *One seed instead of sixteen.* Tables in print often have three.
+# *Three seeds instead of sixteen.*
 #
 # (check-16-16)=
-# **Check 16.16** *(three seeds are too few.)* Of all triples of the sixteen FGSM runs, more than a tenth contain no collapsed run: their reader would learn that nothing happens. And of all triples of the FGSM and of the FAST runs, paired at random, more than a tenth have FGSM ahead in the median.
+# **Check 16.16** *(three seeds are too few.)* Of all triples of the sixteen FGSM runs, more than a tenth contain no failed run: their reader would learn that nothing happens. And of all triples of the FGSM and of the FAST runs, paired at random, more than a tenth have FGSM ahead in the median.
 
 # %%
 triples = np.array(list(combinations(range(total), 3)))
-silent = (~collapsed["fgsm"][triples]).all(1).mean()
+silent = (~failed["fgsm"][triples]).all(1).mean()
 middle = {
     a: np.median(table(a, "pgd")[:, -1][triples], axis=1) for a in ("fgsm", "fast")
 }
 wrong = (middle["fgsm"][:, None] > middle["fast"]).mean()
 assert silent > 0.1 and wrong > 0.1
-print(f"triples without a collapse: {silent:.2f}; with FGSM ahead of FAST: {wrong:.2f}")
+print(f"triples without a failed run: {silent:.2f}")
+print(f"with FGSM ahead of FAST: {wrong:.2f}")
 
 # %% [markdown]
-# *Earlier epochs.* The reading rule's second share, of runs that had collapsed at *some* evaluation of the last three quarters, turned out to say nothing: in the first epochs, when accuracies are near .1, half of almost nothing is quickly lost, and nearly every run of most arms counts. We committed to it and report it; the first share is the one to read.
-
-# %%
-# NBVAL_IGNORE_OUTPUT
-late = epochs > epochs[-1] / 4
-ever = {
-    a: (table(a, "pgd") < table(a, "fgsm") / 2)[:, late].any(1).sum() for a in NAMES
-}
-for arm, count in ever.items():
-    print(f"{NAMES[arm]:14} {count} of {total} at some evaluation")
-
-# %% [markdown]
-# At the lecture's scale, CIFAR-10 with a ResNet-18, the arms are in `experiments/catastrophic.toml`; nobody has run it for this book.
+# *Open:* whether a penalty beats *more steps of attack* for the same passes. Four steps of PGD cost what ELLE and LLR do (five passes), five what GradAlign and CURE do (six). These arms, `pgd4` and `pgd5`, and how to read them are in the script; they have not been run. Nor has, for this book, `experiments/catastrophic.toml`: the arms at the lecture's scale, CIFAR-10 with a ResNet-18.
 #
 # ## Summary
 #
-# - Training with one step of FGSM can *collapse*: seven of sixteen small networks ended with less than half of their FGSM accuracy under PGD-40; of sixteen trained with seven steps, none.
-# - *Sign lemma*: what sign steps find is locally constant in the weights, so the detached gradient is the exact gradient of $\psi$, the loss after the attack, wherever no sign is 0. No Danskin is needed. For ℓ2 steps it is false.
-# - But $\psi$ is a lower bound of the robust loss, within $2e$ of it, and jumps by up to $2e$, where $e$ is the error of the linearisation. Local linearity suffices for one step to be right; it is not necessary.
-# - In five of the seven collapsed runs the loss is largest *on the way* to the FGSM perturbation, not at its end.
+# - On binarised digits at $\epsilon = 0.4$, a setting picked for it, seven of sixteen networks trained with one step of FGSM kept less than half of their FGSM accuracy under PGD-40; of sixteen trained with seven steps, none. They never became robust; a *collapse*, from robust to not, we did not see.
+# - *Sign lemma*: what sign steps find is locally constant in the weights, so the detached gradient is the exact gradient of $\psi$, the loss after the attack, wherever no sign is 0. One step of training crosses many flips. For ℓ2 steps the lemma is false.
+# - $\psi$ is a lower bound of the robust loss, within $2e$ of it, and jumps by up to $2e$, where $e$ is the error of the linearisation. Local linearity suffices for one step to be right; it is not necessary.
+# - In five of the seven failed runs the loss is largest *on the way* to the FGSM perturbation, not at its end; so it is in all runs with FAST.
 # - GradAlign, LLR, CURE and ELLE vanish on affine losses; GradAlign also on ridges. With ReLU only ELLE is a continuous function of the weights, and only ELLE needs no gradient of a gradient.
-# - Over sixteen seeds FAST, GradAlign .3 and ELLE 100 had no collapsed run; LLR 10, ELLE 300 (two each) and CURE .03 (six) are level with FGSM by our rule. Only PGD-7 has no run that loses more than a tenth of accuracy from FGSM to PGD-40; it costs eight passes a step against two, five and six.
+# - FAST, GradAlign .3 and ELLE 100 had no failed run in sixteen; LLR 10, ELLE 300 (two each) and CURE .03 (six) are not told apart from FGSM. Only PGD-7 has no run that loses more than a tenth of accuracy from FGSM to PGD-40, at eight passes a step against two, five and six.
 #
 # ## Exercises
 #

@@ -52,6 +52,7 @@ import sys
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from scipy.interpolate import RegularGridInterpolator
 from scipy.optimize import linear_sum_assignment, linprog, minimize
 
 import ddi
@@ -72,7 +73,7 @@ REAL, FAKE = "#4D4D4D", "#B2182B"  # the data's points and the generator's
 # %% [markdown]
 # ## Two samples, a matching and a critic
 #
-# Until now the players were weights and perturbations. Here one player is a *probability law*. A generator moves points; a critic, also called discriminator or dual variable, tells them from data. {numref}`fig-20-matching` has the chapter in one picture.
+# Until now the players were weights and perturbations. Here one player is a *probability law*. A generator moves points; a critic, also called discriminator or dual variable, tells them from data. {numref}`fig-20-matching` has the chapter in one picture. (Images, and the scores by which generators of images are judged, are not its subject: everything here is in a few dimensions, where distances can be computed.)
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-20-matching", "caption": "One distance, seen twice: an optimal matching (lines) and an optimal critic (levels). Grey: data. Red: generated points. The critic falls along every line with slope exactly one."}, "image": {"alt": "Twenty-four grey points on a ring and twenty-four red points on a disc in its middle, joined in pairs by thin lines that do not cross. Behind them, level curves of a function that is high near the grey points and low in the middle: a rosette of circles. The lines run down it, from grey to red."}}
 draw = torch.Generator().manual_seed(20)
@@ -122,6 +123,8 @@ plt.show()
 # %% [markdown]
 # ## Pushing a law forward
 #
+# First, how a generator makes its law. (Who knows push-forwards goes on to the {ref}`distance <sec-20-distance>`.)
+#
 # :::{admonition} Source's claims (Cevher 2024, "A way to model complex distributions: The push-forward measure")
 # :class: claim
 #
@@ -169,6 +172,7 @@ assert (printed < 0).all()
 assert (printed.abs() / law.log_prob(points).exp() - 1).abs().max() < 1e-12
 
 # %% [markdown]
+# (sec-20-distance)=
 # ## The distance, by four roads
 #
 # Take samples $x_1, \dots, x_n$ of the data and $y_1, \dots, y_n$ of the generator, with empirical laws $\hat\mu$ and $\hat\nu$. The *1-Wasserstein distance* is the least mean distance over which mass must be carried.
@@ -179,7 +183,7 @@ assert (printed.abs() / law.log_prob(points).exp() - 1).abs().max() < 1e-12
 # (17)–(18): $W_q(\mu, \nu)^q$ is the infimum of $\mathbb{E}\, d(a, a')^q$ over couplings. (6), Kantorovich–Rubinstein duality: $W_1(\mu, \nu)$ is the supremum of $\mathbb{E}_\mu d - \mathbb{E}_\nu d$ over 1-Lipschitz $d$. $W_q$ is a distance. Monge's cost (16) is $\mathbb{E}\lVert Y - T(X)\rVert$. And: $W_1$ is not smooth, and cannot be computed exactly.
 # :::
 #
-# For finite samples it can be computed, and by more than one road. As a *minimum*:
+# Between finite samples it can be computed, and by more than one road. (The slide's objective has the generator's own law, which is no sample.) As a *minimum*:
 #
 # ```{math}
 # :label: eq-20-min
@@ -187,7 +191,7 @@ assert (printed.abs() / law.log_prob(points).exp() - 1).abs().max() < 1e-12
 # W_1(\hat\mu, \hat\nu) = \min_\sigma \frac1n \sum_{j=1}^n \lVert y_j - x_{\sigma(j)}\rVert
 # ```
 #
-# over permutations $\sigma$ (couplings of two uniform laws on $n$ points are bistochastic matrices, whose extreme points are permutations). As a *maximum*: over critics, where only their $2n$ values at the points count. And on the line in closed form: sort both samples.
+# over permutations $\sigma$ (couplings of two uniform laws on $n$ points are $\frac1n$ times bistochastic matrices, whose extreme points are permutations). As a *maximum*: over critics, where only their $2n$ values at the points count. And on the line in closed form: sort both samples.
 
 # %%
 def primal(x, y, a, b):
@@ -206,7 +210,7 @@ def on_the_line(x, y, a, b):
 
 # %% [markdown]
 # (check-20-2)=
-# **Check 20.2** *(four roads.)* In the plane and in five dimensions, $n = 24$: the programme over couplings, the optimal assignment and the programme over 1-Lipschitz functions agree to $10^{-8}$. On the line, with other weights and sizes, the programme over couplings agrees with the area between the distribution functions, and for equal weights with the sorted samples. $\mathbb{E}\lVert Y - T(X)\rVert$ with $Y$ drawn apart from $X$, (16) as printed, is not the cost: it is larger, and does not depend on the matching $T$ in 500 shuffles (to $10^{-12}$).
+# **Check 20.2** *(four roads.)* In the plane and in five dimensions, $n = 24$: the programme over couplings, the optimal assignment and the programme over 1-Lipschitz functions agree to $10^{-8}$. On the line, with other weights and sizes, the programme over couplings agrees with the area between the distribution functions, and for equal weights with the sorted samples. $\mathbb{E}\lVert Y - T(X)\rVert$ with $Y$ drawn apart from $X$, (16) as printed, is not the cost: it is the mean over all pairs, whatever the matching $T$, and larger.
 
 # %%
 even = np.full(24, 1 / 24)
@@ -227,9 +231,7 @@ assert abs(primal(one[:9], two, a, b) - on_the_line(one[:9], two, a, b)) < 1e-8
 
 # %%
 apart = torch.cdist(x, y).mean()  # (16) as printed, Y independent of X
-shuffles = [y[torch.randperm(24, generator=draw)] for _ in range(500)]
-costs = torch.stack([torch.cdist(x, T).mean() for T in shuffles])
-assert (costs - apart).abs().max() < 1e-12 and apart > 1.1 * W
+assert apart > 1.1 * W
 
 # %% [markdown]
 # (check-20-3)=
@@ -356,7 +358,7 @@ assert abs(g[0] @ g[1]) < 1e-12
 # %% [markdown]
 # ### And of a maximum
 #
-# The generator of a Wasserstein GAN does not see matchings. It descends a *maximum*, over critics, and takes the gradient at one maximiser. Is that Danskin's theorem? Its hypothesis is a gradient, continuous in the critic: critics are only Lipschitz. Two optimal critics show what may happen.
+# The generator of a Wasserstein GAN does not see matchings. It descends a *maximum*, over critics, and takes the gradient at one maximiser. Is that Danskin's theorem? It asks for a compact set, which the 1-Lipschitz critics are (on a ball, with one value fixed), and for a gradient in $y$ that is continuous in $y$ and the critic. The second fails: critics are only Lipschitz. Two optimal critics show what may happen.
 #
 # (check-20-7)=
 # **Check 20.7** *(two optimal critics, one gradient.)* `lower`, the smallest 1-Lipschitz function with the optimal values at the data, and the largest with the optimal values at the generated points, $\min_j d(y_j) + \lVert a - y_j\rVert$, have the same value, $W_1$ (to $10^{-7}$). The first has the gradient of $W_1$. The second has a cone's tip at every $y_j$: its slope is $+1$ in every direction, so it asks each generated point to move *anywhere*, and tells it nothing.
@@ -375,7 +377,7 @@ for γ in torch.stack([angles.cos(), angles.sin()], 1):
     assert (ahead / 1e-6 - 1).abs().max() < 1e-5
 
 # %% [markdown]
-# So for an exact $W_1$ the question of this book has a short answer in the generator's weights, too: the chain rule sends any $g_\sigma$ through the network, and it descends. What remains are the two other troubles, samples and inexact critics.
+# So for an exact $W_1$ the question of this book has a short answer in the generator's weights, too: the chain rule sends any $g_\sigma$ through the network, and it descends. (Between two fixed samples, where the generator is differentiable, with Jacobian $J$ in its weights, and if $J^\top g_\sigma \ne 0$.) What remains are the two other troubles, samples and inexact critics.
 #
 # ## What a sample can know
 #
@@ -402,10 +404,10 @@ for γ in torch.stack([angles.cos(), angles.sin()], 1):
 # ::::
 # :::::
 #
-# For $p \ge 3$ samples have this rate (the upper bound is due to {cite:t}`dudley1969`; see {cite:t}`weed2019`). On the line they are *slower* than $n^{-1}$: chance alone costs $n^{-1/2}$, in every dimension.
+# For $p \ge 3$ samples have this rate (the upper bound is due to {cite:t}`dudley1969`; see {cite:t}`weed2019`); for $p = 2$ a logarithm comes in. On the line they are *slower* than $n^{-1}$: chance alone costs $n^{-1/2}$, in every dimension.
 #
 # (check-20-8)=
-# **Check 20.8** *(rates.)* Uniform law on the unit cube. On the line $\sqrt n\, \mathbb{E} W_1(\mu, \hat\mu_n)$ is $\sqrt{2\pi}/8 = 0.313$ (to 10 %) at $n = 64$ and $1024$. Between two samples of $32$ to $256$ points, the slope of $\log W_1$ against $\log n$ is within $0.1$ of $-1/3$ and $-1/5$ for $p = 3$ and $5$, and below $-0.35$ for four atoms in $\mathbb{R}^5$. The mean distance to the nearest point is at least the proposition's bound (less 5 % for sampling), for random points and for a grid; on the line the grid attains it.
+# **Check 20.8** *(rates.)* Uniform law on the unit cube. On the line $\sqrt n\, \mathbb{E} W_1(\mu, \hat\mu_n)$ is $\sqrt{2\pi}/8 = 0.313$ (to 10 %) at $n = 64$ and $1024$. Between two samples of $32$ to $256$ points, the slope of $\log W_1$ against $\log n$ is within $0.05$ of $-1/3$ and $-1/5$ for $p = 3$ and $5$, and below $-0.35$ for four atoms in $\mathbb{R}^5$. The mean distance to the nearest point is at least the proposition's bound (less 5 % for sampling), for random points and for a grid; on the line the grid attains it.
 
 # %%
 def to_uniform(points):
@@ -436,6 +438,7 @@ laws = {
 measured = {name: [mean_distance(law, n) for n in SIZES] for name, law in laws.items()}
 
 # %%
+# NBVAL_IGNORE_OUTPUT
 four = torch.rand(4, 5, generator=draw)
 
 
@@ -448,7 +451,8 @@ def between_atoms(n):
 
 measured["4 atoms"] = [np.mean([between_atoms(n) for _ in range(200)]) for n in SIZES]
 rate = {k: np.polyfit(np.log(SIZES), np.log(v), 1)[0] for k, v in measured.items()}
-assert abs(rate["p = 3"] + 1 / 3) < 0.1 and abs(rate["p = 5"] + 1 / 5) < 0.1
+print("slopes:", ", ".join(f"{name}: {r:.2f}" for name, r in rate.items()))
+assert abs(rate["p = 3"] + 1 / 3) < 0.05 and abs(rate["p = 5"] + 1 / 5) < 0.05
 assert rate["4 atoms"] < -0.35
 
 # %%
@@ -521,7 +525,7 @@ for seed in range(3):
 # ::::
 # :::::
 #
-# So three neurons are all that this distance can use in the plane; width buys nothing. And since $\sigma$ is homogeneous and there are no biases, it cannot tell two laws apart whose masses were only moved along rays, with the mean distance kept on each.
+# So three neurons are all that this distance can use in the plane; more width buys nothing. And since $\sigma$ is homogeneous and there are no biases, it cannot tell two laws apart whose masses were only moved along rays, with the mean distance kept on each.
 #
 # (check-20-10)=
 # **Check 20.10** *(the distance (11).)* Eight Gaussians on a circle against a normal law, $n = 256$: the programme over 360 directions has at most three atoms; the network of three neurons that it names has both norms one (to $10^{-9}$) and its value (to $10^{-9}$); gradient ascent over 16 neurons reaches more than 95 % of it, and not more than 100.1 % (the directions are a grid). It is below 60 % of $W_1$. Half of the mass of a point at radius 1 and half at 3, against all at 2: distance $0$ for 100 random networks (to $10^{-12}$), $W_1 = 1$. And $\mathcal F = \{f\}$ gives $\mathcal F(\mu, \nu) = -\mathcal F(\nu, \mu) \ne 0$.
@@ -573,7 +577,7 @@ for _ in range(100):
 
 # %% [markdown]
 # (check-20-11)=
-# **Check 20.11** *(lemma (10), and what is hard.)* In the plane the gradient of $X_2^\top \sigma(X_1 a)$ takes at most $2 \times$ width values, one a sector, so its Lipschitz constant can be listed exactly. For 20 random networks of 32 neurons it is below the bound (10), never above 90 % of it, and no slope between 5000 random pairs exceeds it. To *compute* it in any dimension is NP-hard {cite}`virmaux2018`; to constrain it is not.
+# **Check 20.11** *(lemma (10), and what is hard.)* In the plane the gradient of $X_2^\top \sigma(X_1 a)$ takes at most $2 \times$ width values, one a sector, so its Lipschitz constant can be listed exactly. For 20 random networks of 32 neurons it is below the bound (10), never above 90 % of it, and no slope between 5000 random pairs exceeds it. If the dimension is part of the input, computing it is NP-hard {cite}`virmaux2018`. Then so is deciding whether it is at most one, as the slide says (halve the interval until it is known): what is easily constrained is an upper bound, like (10).
 
 # %%
 for _ in range(20):
@@ -593,7 +597,7 @@ for _ in range(20):
 # %% [markdown]
 # ### Value divided by what is certified
 #
-# If $d$ has the Lipschitz constant $\ell$, then $(\mathbb{E}_\mu d - \mathbb{E}_\nu d)/\ell \le W_1$: a lower bound, whatever the training did. The raw value is no bound, and a constant estimated from sampled gradients is too *small*, so the quotient is too large: no certificate. We train each critic for 200 steps against two fixed samples; all have two hidden layers of 64 neurons. Clipping is from {cite:t}`arjovsky2017`, the penalty from {cite:t}`gulrajani2017`, spectral normalisation from {cite:t}`miyato2018`. *Spline* activations {cite}`neumayer2023` are piecewise linear with learnt slopes in $[-1, 1]$. *GroupSort* sorts pairs of neurons, and with orthogonal weights its gradients do not shrink {cite}`anil2019`. What is no named kind is ReLU. The classes stand in `experiments/plane_gan.py`.
+# If $d$ has the Lipschitz constant $\ell$, then $(\mathbb{E}_\mu d - \mathbb{E}_\nu d)/\ell \le W_1$: a lower bound, whatever the training did. The raw value is no bound, and a constant estimated from sampled gradients is too *small*, so the quotient is too large: no certificate. We train each critic for 200 steps, one seed, against one pair of samples; all have two hidden layers of 64 neurons. Clipping is from {cite:t}`arjovsky2017`, the penalty from {cite:t}`gulrajani2017`, spectral normalisation from {cite:t}`miyato2018`. *Spline* activations {cite}`neumayer2023` are piecewise linear with learnt slopes in $[-1, 1]$. *GroupSort* sorts pairs of neurons, and with orthogonal weights its gradients do not shrink {cite}`anil2019`. What is no named kind is ReLU. The classes stand in `experiments/plane_gan.py`.
 
 # %%
 KINDS = ("clip 0.1", "clip 0.5", "penalty 0.1", "penalty 10", "spectral")
@@ -614,7 +618,7 @@ for kind in KINDS:
 
 # %% [markdown]
 # (check-20-12)=
-# **Check 20.12** *(only value over certified constant is a bound.)* For each critic this quotient is at most $W_1$, and the sampled slopes are at most the certified constant (to $10^{-9}$). The raw values of the gradient penalty and of clipping at $0.5$ are above $W_1$, the latter more than tenfold. Spectral normalisation estimates the norms by power iteration, from below: its certified constant is above one. That of orthogonal weights is one (to $10^{-6}$). The orthogonal GroupSort critic certifies more than 90 % of $W_1$, orthogonal ReLU less than 75 %, clipping and penalties less than half. Splines are more expressive than ReLU, on the same weights: at least 0.1 more.
+# **Check 20.12** *(only value over certified constant is a bound.)* For each critic this quotient is at most $W_1$, and the sampled slopes are at most the certified constant (to $10^{-9}$). The raw values of the gradient penalty and of clipping at $0.5$ are above $W_1$, the latter more than tenfold. Spectral normalisation estimates the norms by power iteration, from below: its certified constant is above one, here by less than 1 %. That of orthogonal weights is one (to $10^{-6}$). The orthogonal GroupSort critic certifies more than 90 % of $W_1$, orthogonal ReLU less than 75 %, clipping and penalties less than half. Splines certify at least 0.1 more than ReLU, on the same kind of weights.
 
 # %%
 share = {kind: got / sure / W for kind, (got, sure, _) in table.items()}
@@ -623,7 +627,8 @@ for kind, (got, sure, steepest) in table.items():
 for kind in ("penalty 0.1", "penalty 10", "clip 0.5"):
     assert table[kind][0] > W and share[kind] < 0.5
 assert table["clip 0.5"][0] > 10 * W and share["clip 0.1"] < 0.5
-assert abs(table["orthogonal groupsort"][1] - 1) < 1e-6 < table["spectral"][1] - 1
+assert abs(table["orthogonal groupsort"][1] - 1) < 1e-6
+assert 1e-6 < table["spectral"][1] - 1 < 0.01
 assert share["orthogonal groupsort"] > 0.9 and share["orthogonal"] < 0.75
 assert share["orthogonal spline"] > share["orthogonal"] + 0.1
 
@@ -698,7 +703,7 @@ for γ in torch.randn(6, 6, generator=draw):
     assert abs(ddi.two_sided(φ, θ, γ) - γ @ fixed) < 1e-7
 
 # %% [markdown]
-# Why then Wasserstein? Because the hypotheses hide a compactness that fails when the supports part.
+# Why then Wasserstein? Because the hypotheses hide a continuity that fails when the supports part.
 #
 # (check-20-14)=
 # **Check 20.14** *(two parallel segments at distance $|\theta|$, 50 points on each.)* $W_1 = |\theta|$ (to $10^{-12}$): a kink at $0$, slopes $\pm1$ elsewhere. $\mathrm{JSD} = \log 2$ at every $\theta \ne 0$, and $0$ at $\theta = 0$: a jump, and gradient zero beside it. The printed divergence is infinite.
@@ -718,7 +723,7 @@ for θ in (-0.7, -0.01, 0.0, 0.2, 1.3):
     assert torch.isinf(torch.xlogy(μ, μ / ν).nansum()) == bool(θ)
 
 # %% [markdown]
-# The class $0 \le d \le 1$ is compact, but $\log$ is not continuous on it: at disjoint supports the best critic is $0$ and $1$, where the objective is infinite for the other law. Danskin's theorem asks for continuity, and here it is missed.
+# The class $0 \le d \le 1$ is compact, but $\log$ is not continuous on it: at disjoint supports the best critic is $1$ on the data and $0$ on the generated points, and with it the objective is $-\infty$ as soon as one generated point sits on the data. Danskin's theorem asks for continuity, and here it is missed.
 #
 # ## The algorithm, as printed and as meant
 #
@@ -734,7 +739,7 @@ for θ in (-0.7, -0.01, 0.0, 0.2, 1.3):
 # The initialisation stands *inside* the loops. So every generator step begins with a fresh critic, which $M$ steps have to bring from nothing to an optimum. Meant is surely one initialisation before all loops: the critic is kept, and has only to follow. (Small slips: the rates $\gamma_t, \alpha_m$ of the input list are $\gamma_m, \alpha_t$ in the updates, and $d_{x^M}$ must be $d_{y^M}$.)
 # :::
 #
-# We ran both, on the eight Gaussians: 400 generator steps of a small network, five seeds, $M = 5$ critic steps, batches of 128; `experiments/plane_gan.py` has all settings. `-25` gives the fresh critic 25 steps, so five times the passes. *Matching* has no critic: it descends the exact $W_1$ of the two batches. The learning rates were chosen on two other seeds, for the kept critics; `-fast` gives the fresh ones a rate of their own, $0.05$, ten or more times as high (on another seed $0.02$ did about the same). The outcome is $W_1$ between 400 fresh samples of both laws.
+# We ran both, on the eight Gaussians: 400 generator steps of a small network, five seeds, $M = 5$ critic steps, batches of 128; `experiments/plane_gan.py` has all settings. `-25` gives the fresh critic 25 steps, so five times the passes. *Matching* has no critic: it descends the exact $W_1$ of the two batches. The learning rates were chosen on two other seeds, for the kept critics; `-fast` gives the fresh ones a rate of their own, $0.05$, ten or more times as high (on another seed $0.02$ did about the same). The outcome is $W_1$ between 400 fresh samples of both laws. A *mode* counts as covered if at least a quarter of its share of the points, $\frac1{32}$ of all, lie within $0.5$ of it. That is generous: a uniform ring covers all eight.
 
 # %%
 records = ddi.read_records(BOOK / "results" / "plane-gan")
@@ -742,19 +747,22 @@ arms = plots.by_arm(records)
 assert all(r.complete for r in records) and {len(a) for a in arms.values()} == {5}
 w1 = {arm: np.array([r.metrics["w1"] for r in runs]) for arm, runs in arms.items()}
 modes = {arm: [int(r.metrics["modes"][-1]) for r in runs] for arm, runs in arms.items()}
+print(f"{'five seeds':23}W1            modes")
 for arm in gan.ARMS:
-    last = w1[arm][:, -1]
+    last, found = w1[arm][:, -1], modes[arm]
     span = f"{last.min():.2f} to {last.max():.2f}"
-    print(f"{arm:23} W1 {span}   modes {sorted(modes[arm])}")
+    print(f"{arm:23}{span}  {min(found)} to {max(found)}")
 
 # %%
 pairs = [(gan.ring(400, draw), gan.ring(400, draw)) for _ in range(10)]
 floor = np.mean([wasserstein(*pair) for pair in pairs])
-print(f"{'two samples of data':23} W1 {floor:.1f}")
+print(f"{'two samples of data':23}{floor:.1f}")
 
 # %% [markdown]
 # (check-20-15)=
-# **Check 20.15** *(from the record: as printed, as meant.)* With GroupSort, clipping and penalty alike, in each of the five seeds, the kept critic ends with a smaller $W_1$ than the fresh one; on the mean over seeds by more than $0.25$. The printed algorithm finds at most five of the eight modes, GroupSort, kept, all eight in every seed. Five times as many steps for the fresh critic help, and do not suffice; nor does a rate of its own: in every seed the kept critic stays ahead. On the mean no critic beats the exact matching.
+# **Check 20.15** *(from the record: as printed, as meant.)* With GroupSort, clipping and penalty alike, in each of the five seeds, the kept critic ends with a smaller $W_1$ than the fresh one; on the mean over seeds by more than $0.25$. The better of the fresh one's two rates ends, on the mean, at 1.5 to 2.1 times the kept one's distance. Five times as many steps help, and do not suffice: more than 1.5 times. The printed algorithm covers at most five of the eight modes, GroupSort, kept, all eight in every seed. On the mean no critic beats the exact matching.
+#
+# *What the critic says* (GroupSort, first seed, after 100, 200 and 400 steps; means over five samples of data): the kept critic's gradient at the generated points has a cosine above 0.5 with $\nabla W_1$, the fresh one's below 0.4. (Between the exact gradients for two samples of the data it is above 0.55.) The kept critic's value is more than 0.4 of $W_1$, the fresh one's less than 0.25. At the end between 0.4 and 0.6 of the kept one's points lie within 0.3, three standard deviations, of a centre, and less than 0.2 of the fresh one's; a uniform ring has 0.38, the data 0.99.
 
 # %%
 for kind in ("groupsort", "clip", "penalty"):
@@ -762,19 +770,69 @@ for kind in ("groupsort", "clip", "penalty"):
     kept, fresh, fast = (w1[name][:, -1] for name in (kind, arm, f"{arm}-fast"))
     assert (kept < fresh).all() and (fresh - kept).mean() > 0.25
     assert (kept < fast).all()
+    assert 1.5 < min(fresh.mean(), fast.mean()) / kept.mean() < 2.1
     assert max(modes[f"{kind}-printed"]) <= 5
 more = w1["groupsort-printed-25"][:, -1]
 assert (more < w1["groupsort-printed"][:, -1]).all()
 assert (more > w1["groupsort"][:, -1]).all() and set(modes["groupsort"]) == {8}
+assert more.mean() > 1.5 * w1["groupsort"][:, -1].mean()
 assert min(v[:, -1].mean() for v in w1.values()) == w1["matching"][:, -1].mean()
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-20-training", "caption": "As meant (top), the critic follows, and the points go to all eight modes. As printed (bottom), a critic that is always new can only tilt the plane, each time another way: the points stay a cloud. GroupSort, one seed. Red: generated points. Green: the critic, high where it sends them."}, "image": {"alt": "Two rows of four panels at 50, 100, 200 and 400 generator steps. Top: red points, first a cloud, gather on a ring through eight crosses, over a green landscape that is low in the middle and has its ridges along the ring. Bottom: the red points remain a wide cloud, over a landscape that is nearly a tilted plane, with another direction in every panel."}}
+# %%
+AXIS = np.linspace(-3, 3, 41)
+
+
+def recorded(arm, t):
+    """Points (400, 2) of seed 0 after t generator steps; its critic on a lattice."""
+    run = BOOK / "results" / "plane-gan" / f"{arm}-seed0"
+    with np.load(run / "pictures.npz") as file:
+        return [file[f"{key}{t}"].astype(float) for key in ("points", "critic")]
+
+
+def compared(arm, t, e=0.075):
+    """Cosine of the critic's gradient and W1's, value over W1, cosine of two W1's."""
+    points, values = recorded(arm, t)
+    critic = RegularGridInterpolator((AXIS, AXIS), values, "linear", False, None)
+    ways = [critic(points - e * v) - critic(points + e * v) for v in np.eye(2)]
+    seen, points = torch.as_tensor(np.array(ways).T), torch.as_tensor(points)
+    exact, share = [], []
+    for data in (gan.ring(400, draw) for _ in range(5)):
+        distance, partner = gan.matching(data, points)
+        u = points - data[partner]
+        exact.append((u / u.norm(dim=1, keepdim=True)).flatten() / 20)
+        share.append((critic(data).mean() - critic(points).mean()) / distance)
+    exact = torch.stack(exact)
+    others = (exact @ exact.T).sum() / 20 - 1 / 4  # mean over different pairs
+    return (exact @ seen.flatten() / seen.norm()).mean(), np.mean(share), others
+
+# %%
+# NBVAL_IGNORE_OUTPUT
+print("steps   kept: cosine, value   fresh")
+for t in (100, 200, 400):
+    kept, fresh = (compared(f"groupsort{s}", t) for s in ("", "-printed"))
+    print(f"{t:5} {kept[0]:13.2f} {kept[1]:7.2f} {fresh[0]:7.2f} {fresh[1]:5.2f}")
+    assert kept[0] > 0.5 and kept[1] > 0.4 and min(kept[2], fresh[2]) > 0.55
+    assert fresh[0] < 0.4 and fresh[1] < 0.25
+
+# %%
+def near(points):
+    """Share of the points within three standard deviations of a centre."""
+    far = torch.cdist(torch.as_tensor(points), gan.CENTRES).amin(1)
+    return (far < 3 * gan.SPREAD).double().mean()
+
+
+turn = torch.arange(10_000) * 2 * math.pi / 10_000
+uniform = gan.RADIUS * torch.stack([turn.cos(), turn.sin()], 1)
+assert abs(near(uniform) - 0.38) < 0.01
+assert abs(near(gan.ring(4000, draw)) - 0.99) < 0.01
+ends = [near(recorded(f"groupsort{s}", 400)[0]) for s in ("", "-printed")]
+assert 0.4 < ends[0] < 0.6 and ends[1] < 0.2
+
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-20-training", "caption": "As meant (top), the critic follows, and the points come to cover the ring, somewhat thicker near the modes. As printed (bottom), a critic that is always new is hardly more than a tilted plane, each time another way: the points stay a cloud. GroupSort, one seed. Red: generated points. Green: the critic, high where it sends them."}, "image": {"alt": "Two rows of four panels at 50, 100, 200 and 400 generator steps. Top: red points, first a cloud, gather on a ring through eight crosses, over a green landscape that is low in the middle and has its ridges along the ring. Bottom: the red points remain a wide cloud, over a landscape that is nearly a tilted plane, with another direction in every panel."}}
 def snapshot(ax, arm, t):
     """Generator and critic of seed 0 after t generator steps."""
-    with np.load(BOOK / "results" / "plane-gan" / f"{arm}-seed0" / "pictures.npz") as kept:
-        seen, points = (kept[f"{key}{t}"].astype(float) for key in ("critic", "points"))
-    axis = np.linspace(-3, 3, 41)
-    ax.contourf(axis, axis, seen.T, levels=10, cmap="Greens", alpha=0.6)
+    points, seen = recorded(arm, t)
+    ax.contourf(AXIS, AXIS, seen.T, levels=10, cmap="Greens", alpha=0.6)
     ax.plot(*points.T, ".", color=FAKE, markersize=2.5)
     ax.plot(*gan.CENTRES.T, "+", color="black", markersize=8)
     ax.set(aspect="equal", xlim=(-3, 3), ylim=(-3, 3), xticks=[], yticks=[])
@@ -791,7 +849,7 @@ for row, (arm, name) in enumerate(pair.items()):
     axes[row, 0].set_ylabel(name)
 plt.show()
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-20-curves", "caption": "Kept critics reach the matching's distance, fresh ones stay far above. W₁ of fresh samples against generator steps, mean of five seeds. Solid: kept, or no critic. Dashed: fresh, as printed. Shaded: below the distance of two samples of the data."}, "image": {"alt": "Curves of W1 against 0 to 400 generator steps, all from about 2. Solid curves for matching, GroupSort, clip and penalty fall to between 0.3 and 0.5. Dashed curves end at about 0.6 for GroupSort with 25 steps, 0.7 to 0.8 for GroupSort and clip, and about 1.2 for penalty. The shaded band reaches to 0.2."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-20-curves", "caption": "GroupSort, kept, reaches the matching's distance, the other kept critics end a little above; fresh ones stay far above. W₁ of fresh samples against generator steps, mean of five seeds. Solid: kept, or no critic. Dashed: fresh, as printed. Shaded: below the distance of two samples of the data."}, "image": {"alt": "Curves of W1 against 0 to 400 generator steps, all from about 2. Solid curves for matching, GroupSort, clip and penalty fall to between 0.3 and 0.5. Dashed curves end at about 0.6 for GroupSort with 25 steps, 0.7 to 0.8 for GroupSort and clip, and about 1.2 for penalty. The shaded band reaches to 0.2."}}
 fig, ax = plt.subplots(figsize=(6.6, 4.6))
 ax.axhspan(0, floor, color="#dddddd", linewidth=0)
 drawn, colours = [], dict(zip(("matching", "groupsort", "clip", "penalty"), plots.OTHERS))
@@ -807,7 +865,7 @@ plots.label_ends(drawn, [arm.replace("printed", "fresh") for arm in shown])
 plt.show()
 
 # %% [markdown]
-# {numref}`fig-20-training` and {numref}`fig-20-curves` show that inexact *maximisers* are what matters here, as in {ref}`chapter 14 <chapter-14>` they did not: one kept critic is nearly exact, a fresh one is not, and the direction it gives is nearly random. At this scale, in the plane, no critic is *needed*; its case is in high dimensions, where by {prf:ref}`thm-20-atoms` the distance of two samples says little.
+# {numref}`fig-20-training` and {numref}`fig-20-curves` show that inexact *maximisers* matter here, as in {ref}`chapter 14 <chapter-14>` they did not. The kept critic is no exact maximiser either: it has about half of $W_1$. But its gradient agrees with $\nabla W_1$ (cosine 0.6 to 0.75) nearly as well as the gradients for two samples of the data agree with one another; the fresh one's hardly does (0.3 at most). At this scale, in the plane, no critic is *needed*; its case is in high dimensions, where by {prf:ref}`thm-20-atoms` the distance of two samples says little.
 #
 # ## Cycles
 #
@@ -853,7 +911,7 @@ for _ in range(400):
 assert max(abs(k - 1) for k in kept) < 1e-12
 
 # %% [markdown]
-# For this convex–concave game there is a cure. Here is one without (after {cite:t}`hsieh2021`). On $[-1.5, 1.5]^2$ let
+# For this convex–concave game there is a cure. Here is a game in which it does not work (after {cite:t}`hsieh2021`). On $[-1.5, 1.5]^2$ let
 #
 # ```{math}
 # :label: eq-20-game
@@ -873,7 +931,7 @@ assert max(abs(k - 1) for k in kept) < 1e-12
 # :::::{dropdown} Proof of {prf:ref}`thm-20-mixed`
 #
 # ::::{prf:proof}
-# $f'(z) = z\,(z^4 - 2z^2 + \frac12)$, so $\pm z_0$ are local minimisers, and $f(z_0) = -0.201 < f(0) = 0$ and less than $f(\pm1.5)$: they are the global ones. Against the law of $b$, whose mean is $0$, a point $a$ pays $f(a) - f(z_0) \ge 0$; against the law of $a$, whose mean is $0.45$, a point $b$ earns $f(z_0) - f(b) \le 0$. At $\pm z_0$ both are $0$. A pure equilibrium would need $\min_a \max_b \Phi = \max_b \min_a \Phi$; the next check finds $0.23$ and $-0.20$, on a grid and so up to its width.
+# $f'(z) = z\,(z^4 - 2z^2 + \frac12)$, so $\pm z_0$ are local minimisers, and $f(z_0) = -0.201 < f(0) = 0$ and less than $f(\pm1.5)$: they are the global ones. Against the law of $b$, whose mean is $0$, a point $a$ pays $f(a) - f(z_0) \ge 0$; against the law of $a$, whose mean is $0.45$, a point $b$ earns $f(z_0) - f(b) \le 0$. At $\pm z_0$ both are $0$. Now let a pair of points $(a, b)$ be an equilibrium. In a game of sum zero equilibria are interchangeable, so $a$ with the law of $b$ above is one, too: $f(a) = f(z_0)$, $a = \pm z_0$. Likewise $b = \pm z_0$. But $a$ is inside the interval and minimises $\Phi(\cdot, b)$, so $0 = b + f'(a) = b$: a contradiction.
 # ::::
 # :::::
 #
@@ -925,7 +983,7 @@ assert down(descend_ascend(starts, down, 0.05, 4000)[-1]).norm(dim=-1).max() < 1
 # A function that is minimised falls at every step that is short enough, so it cannot come back to where it was; in a game nothing falls. That is why the cycle has no counterpart.
 #
 # (check-20-18)=
-# **Check 20.18** *(the mixed equilibrium, by three roads.)* On a grid of 61 points a player: $\min\max$ is above $0.2$ and $\max\min$ below $-0.2$; the linear programmes of both players have the value $0$ (to $0.01$), with the probabilities of the theorem within 0.02. Against the theorem's laws no point of a finer grid gains more than $10^{-12}$. Multiplicative weights: the gap of the *average* strategies after 500, 2000, 8000 rounds falls, is below the bound of {cite:t}`freund1999` each time, and ends below 0.1. The time average of the cycle has a gap above 0.4; its last point above 1.
+# **Check 20.18** *(the mixed equilibrium, by three roads.)* On a grid of 61 points a player: $\min\max$ is above $0.2$ and $\max\min$ below $-0.2$; the linear programmes of both players have the value $0$ (to $0.01$), with the probabilities of the theorem within 0.02. Against the theorem's laws no point of a finer grid gains more than $10^{-12}$. Multiplicative weights: the gap of the *average* strategies after 500, 2000, 8000 rounds falls, is below the bound of {cite:t}`freund1999` each time, and ends below 0.1. The time average of the cycle has a gap above 0.4; its last point above 1. 500 *particles* a player, in gradient steps with noise (Langevin dynamics), without averaging: at temperature 0.05 a gap below 0.25, less than at 0.02 and at 0.2.
 
 # %%
 payoff = Φ(axis[:, None], axis).numpy()
@@ -994,7 +1052,20 @@ cycle = paths[False][-2000::2, 0]
 assert exploited(cycle) > 0.4
 assert min(exploited(cycle[k : k + 1]) for k in range(0, 1000, 50)) > 1
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-20-game", "caption": "The cycle, and the equilibrium that nobody finds. Arrows: the descent–ascent field. Orange: descent–ascent from four starts. Star: the only zero of the field. Squares: the mixed equilibrium, area by probability."}, "image": {"alt": "A square with arrows that turn around its centre. Four orange paths from inside merge into one closed curve with rounded corners. A star lies near the centre, a little to the right; four squares lie at the corners of a square of half-width 1.3, outside of or near the closed curve, the two on the right larger than the two on the left."}}
+# %%
+# NBVAL_IGNORE_OUTPUT
+T, own = torch.tensor([[0.02], [0.05], [0.2]]), torch.Generator().manual_seed(18)
+ab = 3 * torch.rand(2, 3, 500, generator=own) - 1.5  # players, T, particles
+for _ in range(4000):
+    a, b = ab.mean(2, keepdim=True)
+    force = torch.stack([b + slope(ab[0]), 0.45 - a + slope(ab[1])])
+    noise = torch.randn(2, 3, 500, generator=own)
+    ab = (ab - 0.02 * force + (0.04 * T).sqrt() * noise).clamp(-1.5, 1.5)
+cold, warm, hot = (exploited(pair.T) for pair in ab.transpose(0, 1))
+print(f"gaps {cold:.1f}, {warm:.1f}, {hot:.1f}")
+assert warm < 0.25 and warm < min(cold, hot)
+
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-20-game", "caption": "The cycle, and the equilibrium that descent–ascent does not find. Arrows: the descent–ascent field. Orange: descent–ascent from four starts. Star: the only zero of the field. Squares: the mixed equilibrium, area by probability."}, "image": {"alt": "A square with arrows that turn around its centre. Four orange paths from inside merge into one closed curve with rounded corners. A star lies near the centre, a little to the right; four squares lie at the corners of a square of half-width 1.3, outside of or near the closed curve, the two on the right larger than the two on the left."}}
 fig, ax = plt.subplots(figsize=(5.4, 5.2))
 coarse = torch.linspace(-1.5, 1.5, 17)
 at = torch.stack(torch.meshgrid(coarse, coarse, indexing="xy"), -1)
@@ -1014,7 +1085,7 @@ ax.grid(False)
 plt.show()
 
 # %% [markdown]
-# In {numref}`fig-20-game` the time average of the cycle is no equilibrium either. Over laws the game is bilinear, and averaging no-regret strategies works: on this grid of 61 points. In a network's weights there is no grid; what the lecture calls successful attempts are samplers, which we have not tried here.
+# In {numref}`fig-20-game` the time average of the cycle is no equilibrium either. Over laws the game is bilinear, and averaging no-regret strategies works: on this grid of 61 points. In a network's weights there is no grid; the attempts that the lecture calls successful sample, as our particles do. These come near in this game of two numbers, at the right temperature; in the weights of a network we have not tried it.
 #
 # ## Breaking it
 #
@@ -1039,7 +1110,13 @@ assert 0.8 < after[0] < 2 and after[1] < 0.3 and after[2] > 100
 # **Certify by sampling.** Put a cliff between the samples.
 #
 # (check-20-20)=
-# **Check 20.20** *(a sampled constant certifies nothing.)* $\mu$ uniform on $[1, 2]$, $\nu$ on $[0, 1]$, so $W_1 = 1$; $d(a) = a + 9\min(1, \max(0, (a - 1) / 10^{-9} + \frac12))$. At 1000 points of each sample and 1000 interpolated ones every slope is exactly $1$; the value is above 9. With its true constant, $9 \cdot 10^9 + 1$, the quotient is far below $W_1$.
+# **Check 20.20** *(a sampled constant certifies nothing.)* $\mu$ uniform on $[1, 2]$, $\nu$ on $[0, 1]$, so $W_1 = 1$; and
+#
+# $$
+# d(a) = a + 9\min\bigl(1, \max(0, 10^9 (a - 1) + \tfrac12)\bigr) .
+# $$
+#
+# At 1000 points of each sample and 1000 interpolated ones every slope is exactly $1$; the value is above 9. With its true constant, $9 \cdot 10^9 + 1$, the quotient is far below $W_1$.
 
 # %%
 d = lambda a: a + 9 * ((a - 1) / 1e-9 + 0.5).clamp(0, 1)
@@ -1061,8 +1138,8 @@ assert worth / (9e9 + 1) < 1e-8
 # | critics that are networks | found by ascent | as good as the ascent: so keep the critic |
 #
 # - $W_1$ of samples *can* be computed exactly, by an assignment or two linear programmes; its gradient is a set of unit vectors.
-# - A critic's value is a lower bound only after division by a *certified* constant. Orthogonal weights with GroupSort reach nearly all of $W_1$; the lecture's one-hidden-layer distance about half, with three neurons as with any number.
-# - The lecture's algorithm as printed starts a new critic at each generator step, and ends at one and a half to three times the distance that it reaches as meant, with each critic tried.
+# - A critic's value is a lower bound only after division by a *certified* constant. In our example orthogonal weights with GroupSort reach nearly all of $W_1$; the lecture's one-hidden-layer distance about half, with three neurons as with any number more.
+# - The lecture's algorithm as printed starts a new critic at each generator step. With five critic steps for each of the generator's, and the better of two rates, it ends at 1.6 to 2 times the distance that it reaches as meant (three kinds of critic, five seeds).
 # - Descent–ascent and extragradient may circle although a stable stationary point exists; the mixed equilibrium exists, and is known here in closed form.
 #
 # All verdicts are collected under {ref}`claims` and {ref}`errata`.
@@ -1087,30 +1164,6 @@ for λ in (0.1, 10.0):
     s = torch.linspace(0, 10, 100_001)
     top = s[(s - λ * (s - 1) ** 2).argmax()]
     assert abs(top - (1 + 1 / (2 * λ))) < 1e-3
-
-# %% [markdown]
-# ```{solution-end}
-# ```
-#
-# ::::{exercise} How long a step may be
-# :label: ex-20-extra
-#
-# For $ab$: for which $h$ does extragradient converge, and which is best? Show that no $h$ makes descent–ascent converge.
-# ::::
-#
-# ```{solution-start} ex-20-extra
-# :label: sol-20-extra
-# :class: dropdown
-# ```
-#
-# In complex notation $z = a + ib$ the field is $-iz$. One step multiplies by $1 + ih$, of modulus $\sqrt{1 + h^2} > 1$. Extragradient multiplies by $1 + ih(1 + ih) = 1 - h^2 + ih$, with squared modulus $1 - h^2 + h^4$: below one for $0 < h < 1$, least at $h = 1/\sqrt2$, where it is $3/4$.
-
-# %%
-for h, shrinks in ((0.99, True), (1.01, False)):
-    ended = descend_ascend(torch.tensor([1.0, 0.0]), bilinear, h, 2000, True)[-1]
-    assert (ended.norm() < 1) == shrinks
-once = descend_ascend(torch.tensor([1.0, 0.0]), bilinear, 0.5**0.5, 1, True)[-1]
-assert abs(once.norm() ** 2 - 0.75) < 1e-12
 
 # %% [markdown]
 # ```{solution-end}

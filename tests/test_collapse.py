@@ -77,6 +77,19 @@ def test_attacks_are_the_packages(nets):
             assert torch.allclose(stacked[i], attack(model, x[i], y[i]), atol=1e-12)
 
 
+@pytest.mark.parametrize(("name", "steps", "size"), [("pgd4", 4, 0.5), ("pgd5", 5, 0.4)])
+def test_arms_at_the_penalties_passes_take_their_steps(nets, name, steps, size):
+    _, θ, _, y = nets
+    x = torch.rand(3, 7, 1, 8, 8, generator=torch.Generator().manual_seed(1)).round().double()
+    start = torch.rand(x.shape, generator=torch.Generator().manual_seed(2)).double()
+    start = collapse.project(collapse.EPS * (2 * start - 1), x)
+    arm = collapse.ARMS[name]
+    found = arm.attack(θ, x, y, Given([start]))
+    hand = collapse.sign_steps(θ, x, y, start, steps, size * collapse.EPS)
+    assert torch.allclose(found, hand, atol=1e-12)
+    assert arm.passes == ddi.descent_rule("single").passes(steps)
+
+
 def at(x, part):
     """Which row of ``x`` that is."""
     return next(i for i in range(len(x)) if torch.equal(x[i], part))

@@ -87,11 +87,12 @@ bottom.set(xlabel="epoch", ylabel="mean length of a step", ylim=(0, 0.3))
 plt.show()
 
 # %% tags=["hide-input"]
-print(f"robust accuracy, epoch {epochs}:", end=" ")
-print(f"normalised {unit_run['robust'][epochs - 1]:.3f},", end=" ")
-print(f"raw {raw_run['robust'][epochs - 1]:.3f}")
-print(f"raw PGD's mean step, epoch 1: {0.1 * raw_run['norm'][0]:.2f};", end=" ")
-print(f"epoch {epochs}: {0.1 * raw_run['norm'][epochs - 1]:.2f}; a normalised step: 0.10")
+print(f"robust accuracy, epoch {epochs}")
+print(f"  normalised PGD     {unit_run['robust'][epochs - 1]:.3f}")
+print(f"  raw PGD            {raw_run['robust'][epochs - 1]:.3f}")
+print("raw PGD's mean step (normalised: 0.10)")
+print(f"  epoch 1            {0.1 * raw_run['norm'][0]:.2f}")
+print(f"  epoch {epochs}           {0.1 * raw_run['norm'][epochs - 1]:.2f}")
 
 # %% [markdown]
 # One gradient has a fast rise by itself, and from the second epoch on its steps are no longer than those that lag behind. DDi was *not* run beside it: it costs ten times as much. This chapter says what follows and what does not; on small networks it has DDi, too.

@@ -514,7 +514,7 @@ assert abs(excess(code["DDi"]) / excess(exact_code) - 1) < 0.25  # but biased
 # %% [markdown]
 # ## What normalisation does
 #
-# The source (section 5.2 with appendix B.3) says that following a single gradient is unstable although the step decays as $0.5/\sqrt k$.
+# The source (section 5.2 with appendix B.3) says that following a single gradient is unstable although the step, $0.5/\sqrt k$, decays.
 #
 # :::{admonition} Our comment
 # :class: comment

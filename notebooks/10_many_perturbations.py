@@ -94,7 +94,8 @@ i, j = torch.triu_indices(m, m, 1)
 d_C, predicted = pairs(δ_C)[:, i, j], rms_distance(1 / 8, n_C, ε_C)
 
 ball = ddi.LInf(ε_C, None)
-measured = {0: pairs(ball.sample(δ_C.flatten(0, 1), torch.Generator().manual_seed(20)).view_as(δ_C))}
+seed = torch.Generator().manual_seed(20)
+measured = {0: pairs(ball.sample(δ_C.flatten(0, 1), seed).view_as(δ_C))}
 for T in range(1, 9):
     attack = replace(pgd7, steps=T)
     seed = torch.Generator().manual_seed(10 + T)
@@ -308,7 +309,8 @@ squared = 2 * many.var(0).flatten(1).sum(1)  # unbiased
 assert math.isclose(squared.mean(), boxed.mean(), rel_tol=0.05)
 still = A == 0
 assert (many.amax(0) - many.amin(0))[still].max() == 0 and still.double().mean() > 0.5
-eight = replace(pgd7, steps=8).restarts(even_odd, x, y % 2, m, torch.Generator().manual_seed(3))
+seed = torch.Generator().manual_seed(3)
+eight = replace(pgd7, steps=8).restarts(even_odd, x, y % 2, m, seed)
 assert pairs(eight).max() == 0
 print(f"✓ mean squared distance {squared.mean():.5f},")
 print(f"  predicted {boxed.mean():.5f}, to 5 %")
@@ -347,7 +349,7 @@ for name, low, high in (("clean", 0.0, 0.15), ("robust", 0.25, 1.0)):
 # %% tags=["hide-input"]
 @dataclass
 class Spread:
-    """Perturbations (m, k, ...), distances (k, m, m), losses (m, k), gradients (m, k, d)."""
+    """Perturbations (m, k, ...), distances (k, m, m), losses, gradients (m, k, d)."""
 
     δ: torch.Tensor
     distance: torch.Tensor
@@ -499,7 +501,7 @@ for name, least in (("clean", 0.5), ("robust", 0.25)):
 
 # %% tags=["hide-input"]
 def rivals(s, nats=math.inf):
-    """Restarts that are distinct from the sample's best and within `nats` of it, (m, k)."""
+    """Restarts distinct from the sample's best and within `nats` of it, (m, k)."""
     best = s.loss.argmax(0)
     away = s.distance[torch.arange(len(best)), best].T > 0.01
     return away & (s.gap <= nats)
@@ -647,7 +649,7 @@ for s in (first["robust"], last["robust"]):
 
 # %% tags=["hide-input"]
 def overtaken(net, s, length):
-    """Samples whose worst perturbation, among those found, is a distinct one after the step."""
+    """Samples whose worst perturbation found is another one after the step."""
     best, sample = s.loss.argmax(0), torch.arange(k)
     w = s.gradient[best, sample].mean(0)
     θ = torch.nn.utils.parameters_to_vector(net.parameters()).detach()

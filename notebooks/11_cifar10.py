@@ -87,10 +87,12 @@ bottom.set(xlabel="epoch", ylabel="mean length of a step", ylim=(0, 0.3))
 plt.show()
 
 # %% tags=["hide-input"]
-print(f"robust accuracy, epoch {epochs}:", end=" ")
-print(f"normalised {unit_run['robust'][epochs - 1]:.3f}, raw {raw_run['robust'][epochs - 1]:.3f}")
-print(f"raw PGD's mean step, epoch 1: {0.1 * raw_run['norm'][0]:.2f};", end=" ")
-print(f"epoch {epochs}: {0.1 * raw_run['norm'][epochs - 1]:.2f}; a normalised step: 0.10")
+print(f"robust accuracy, epoch {epochs}")
+print(f"  normalised PGD     {unit_run['robust'][epochs - 1]:.3f}")
+print(f"  raw PGD            {raw_run['robust'][epochs - 1]:.3f}")
+print("raw PGD's mean step (normalised: 0.10)")
+print(f"  epoch 1            {0.1 * raw_run['norm'][0]:.2f}")
+print(f"  epoch {epochs}           {0.1 * raw_run['norm'][epochs - 1]:.2f}")
 
 # %% [markdown]
 # One gradient has a fast rise by itself, and from the second epoch on its steps are no longer than those that lag behind. DDi was *not* run beside it: it costs ten times as much. This chapter says what follows and what does not; on small networks it has DDi, too.
@@ -140,8 +142,8 @@ if RUN is not None:
 #   - CIFAR-10
 #   - JPEG copies of them ({ref}`why <reproducing>`)
 # * - length
-#   - 200 epochs of batches of 128; drops at 50 % and 75 %
-#   - 400 steps of batches of 64; drops at 50 % and 75 %
+#   - 200 epochs of batches of 128; drops at 50 % and 75 %
+#   - 400 steps of batches of 64; drops at 50 % and 75 %
 # * - DDi
 #   - $m = 10$, normalised (Algorithm 1)
 #   - $m = 3$, normalised
@@ -150,7 +152,7 @@ if RUN is not None:
 #   - the same
 # * - evaluation
 #   - PGD-20, validation set
-#   - PGD-20, 1 000 held-out images
+#   - PGD-20, 1 000 held-out images
 # * - augmentation
 #   - not stated
 #   - crop, flip
@@ -172,8 +174,8 @@ if RUN is not None:
 #   - 0.9
 #   - the default
 # * - drops
-#   - 33 % and 66 %
-#   - 50 % and 75 %
+#   - 33 % and 66 %
+#   - 50 % and 75 %
 # * - training attack
 #   - PGD-7, ε = 0.031, α = 0.00784
 #   - PGD-7, ε = 0.031, α = 0.00797
@@ -181,10 +183,10 @@ if RUN is not None:
 #   - PyTorch: normalised, 100 iterations for line 7, fails
 #   - the default
 # * - its alternative
-#   - JAX: raw, 1 000 iterations; BatchNorm's statistics never move
+#   - JAX: raw, 1 000 iterations; BatchNorm's statistics never move
 #   - not named
 # * - held out, augmentation
-#   - 20 % of the training images; crop, flip, colour jitter, rotation
+#   - 20 % of the training images; crop, flip, colour jitter, rotation
 #   - the default
 # ```
 # :::::
@@ -226,7 +228,7 @@ print(f"✓ {size:.2f} million parameters; 11.17 expected")
 
 # %%
 def ddi_step(model, x, y, attack, m, generator):
-    """Algorithm 1, lines 5 to 8: what the optimiser subtracts, before the learning rate."""
+    """Algorithm 1, lines 5 to 8: the unit vector that a step subtracts."""
     columns = []
     for δ in attack.restarts(model, x, y, m, generator):
         loss = cross_entropy(model(x + δ), y)
@@ -271,7 +273,8 @@ least = (weights @ G * weights).sum(1).min().sqrt()
 point = ddi.min_norm_point(G)
 assert point.squared_norm.sqrt() <= least + 1e-12
 assert least - point.squared_norm.sqrt() < 1e-4
-assert torch.allclose(ours, point.weights @ M / point.squared_norm.sqrt(), rtol=0, atol=1e-8)
+direction = point.weights @ M / point.squared_norm.sqrt()
+assert torch.allclose(ours, direction, rtol=0, atol=1e-8)
 print(f"✓ norm {point.squared_norm.sqrt():.4f}; least of {len(weights)} mixes {least:.4f}")
 
 # %% [markdown]
@@ -308,7 +311,7 @@ print(f"✓ norm {point.squared_norm.sqrt():.4f}; least of {len(weights)} mixes 
 # ::::
 # :::::
 #
-# In plain words: if the least cosine of the ten gradients is 0.99, then DDi, the mean and the (joint) bundle all point within $\arccos 0.99 \approx 8°$ of every single restart's gradient, and a single restart keeps at least 99 % of the best slope on those ten. Chapter 3's failure needs $c < 0$.
+# In plain words: if the least cosine of the ten gradients is 0.99, then DDi, the mean and the (joint) bundle all point within $\arccos 0.99 \approx 8°$ of every single restart's gradient, and a single restart keeps at least 99 % of the best slope on those ten. Chapter 3's failure needs $c < 0$.
 # The trainer records the least cosine of each step (`cosine_min`), so this bound can be read off every run of DDi.
 #
 # (check-11-3)=
@@ -328,7 +331,8 @@ for _ in range(200):
     levels.append(c.item())
     best = ddi.steepest_descent(g)
     mixes = torch.rand(50, 5, generator=draw).double() @ g
-    mixes = torch.cat([mixes / mixes.norm(dim=1, keepdim=True), -best.direction[None], unit])
+    mixes = mixes / mixes.norm(dim=1, keepdim=True)
+    mixes = torch.cat([mixes, -best.direction[None], unit])
     assert (mixes @ mixes.T).min() >= c - 1e-9
     slopes = (-unit @ g.T).amax(1)
     assert slopes.max() <= -c * g.norm(dim=1).min() + 1e-9
@@ -385,9 +389,9 @@ plt.show()
 # less than 4 points away at every epoch, and less than 2 on average over the epochs.
 
 
-# %%
+# %% tags=["hide-input"]
 def paired(arms, one, other, column="robust"):
-    """Differences of two arms, a row a seed that both have, cut to the shortest."""
+    """Differences of two arms, a row a seed, cut to the shortest."""
     values = []
     for arm in (one, other):
         runs = {r.config["setting"]["seed"]: r.metrics[column] for r in arms[arm]}
@@ -397,8 +401,7 @@ def paired(arms, one, other, column="robust"):
     return np.array([values[0][s][:length] - values[1][s][:length] for s in seeds])
 
 
-# %%
-# NBVAL_IGNORE_OUTPUT
+# %% tags=["nbval-ignore-output"]
 gain = paired(live, "ddi", "pgd").mean(0)
 assert gain[1] > 0.08
 left = paired(live, "ddi", "pgd-normalised").mean(0)
@@ -412,8 +415,7 @@ print(f"✓ from normalised PGD at most {100 * abs(left).max():.1f} points; boun
 # (check-11-5)=
 # **Check 11.5** *(PGD training takes shorter steps, and catches up).* The mean norm of its gradient lies between 0.2 and 0.7 in every epoch of every seed, so its steps are shorter than DDi's by as much. After the sixth epoch less than half of the lead at the second is left.
 
-# %% tags=["hide-input"]
-# NBVAL_IGNORE_OUTPUT
+# %% tags=["nbval-ignore-output"]
 norms = np.array([record.metrics["norm"] for record in live["pgd"]])
 assert (norms < 0.7).all() and (norms > 0.2).all()
 assert gain[-1] < gain[1] / 2
@@ -425,7 +427,7 @@ print(f"✓ of the lead {gain[-1] / gain[1]:.0%} is left; bound 50 %")
 #
 # (check-11-6)=
 # **Check 11.6** *(on digits DDi is not more stable than PGD training; it has positive cosines throughout).* The mean declines over seeds of DDi and of normalised PGD exceed that of PGD training. No pair of gradients ever has a negative inner product, and the mean over each epoch of the steps' least cosine is above 0.95: by {prf:ref}`thm-11-cone` one restart
-# keeps, on average, more than 95 % of the best slope on the columns. So this run could not have shown much of a direction.
+# keeps, on average, more than 95 % of the best slope on the columns. So this run could not have shown much of a direction.
 
 
 # %% tags=["hide-input"]
@@ -477,7 +479,9 @@ def percent(values):
 
 one = cifar["ddi"][0]
 print(f"network: {one.config['model']['name']}; data: {one.provenance['data']}")
-print(f"{int(one.metrics['step'][-1])} steps of batches of {one.config['setting']['batch_size']}; evaluated by PGD-{one.config['evaluation']['steps']}", end=" ")
+print(f"{int(one.metrics['step'][-1])} steps of batches of", end=" ")
+print(f"{one.config['setting']['batch_size']};", end=" ")
+print(f"evaluated by PGD-{one.config['evaluation']['steps']}", end=" ")
 print(f"on {one.config['setting']['validation']} held-out images")
 for field in ("device", "torch", "commit"):
     print(f"{field}: {', '.join(sorted({str(r.provenance[field])[:24] for r in runs}))}")
@@ -545,7 +549,7 @@ plt.show()
 #
 # (check-11-8)=
 # **Check 11.8** *(what the recorded runs cannot show).* (i) Raw PGD's last accuracy, mean of three seeds, is within two binomial standard errors of guessing. (ii) In the recorded epochs the least cosine of a step's gradients is on average above 0.99999, so by {prf:ref}`thm-11-cone` any direction from these columns lies within 0.3° of any other; no pair has a negative inner product; and the entropy of DDi's weights is on average below 0.1.
-# (iii) More than 90 % of the way that a normalised rule walks lies before the first drop, and no arm's accuracy rises by a point across it.
+# (iii) More than 90 % of the way that a normalised rule walks lies before the first drop, and no arm's accuracy rises by a point across it.
 
 # %% tags=["hide-input"]
 at_chance = np.mean([record.metrics["robust"][-1] for record in cifar["pgd"]])
@@ -591,7 +595,7 @@ plt.show()
 #
 # Here $\phi$ is measured by a stronger attack: two restarts of PGD-20, each sample's best iterate, from the same random starts for every direction. Two rules come as controls. *Max* takes the strongest of the $m$ perturbations for each sample. *Strong* takes one gradient at the perturbations of the stronger attack: if inexact maximisers were what hurts PGD, these two should gain. Rules, lengths and attack were fixed before any result was seen; the bounds of the check and how differences are shown, after a trial.
 
-# %% tags=["hide-input"]
+# %%
 probe = ddi.read_record(RESULTS / "probe" / "SmallNet-pgd-normalised-seed0")
 assert probe.config["model"] == "SmallNet"
 
@@ -599,7 +603,8 @@ assert probe.config["model"] == "SmallNet"
 # %% tags=["hide-input"]
 def table(column):
     """A column of the whole probes, as (steps, batches, rules, lengths)."""
-    shape = (-1, probe.config["batches"], len(probe.config["rules"]), len(probe.config["t"]))
+    sizes = len(probe.config["rules"]), len(probe.config["t"])
+    shape = (-1, probe.config["batches"], *sizes)
     size = math.prod(shape[1:])
     values = probe.metrics[column]
     return values[: len(values) // size * size].reshape(shape)
@@ -610,7 +615,7 @@ rules, lengths = probe.config["rules"], np.array(probe.config["t"])
 slope = table("slope_joint")[..., 0]  # negative: what is promised
 gain_by = (change - change[:, :, :1]) / (lengths * slope[:, :, :1, None])
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-11-probe", "caption": "How far the measured change along each rule's unit direction differs from that along one restart's, in per cent of the decrease that the restart promises. Mean size over the batches; what is below 0.001 % is drawn there; dotted: 1 %."}, "image": {"alt": "One panel a number of training steps, the difference in per cent against the step length, both logarithmic, one line a rule. The lines rise with the step length and with training, and stay well below one per cent for step lengths up to 0.1; the strong attack's gradient differs most."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-11-probe", "caption": "How far the measured change along each rule's unit direction differs from that along one restart's, in per cent of the decrease that the restart promises. Mean size over the batches; what is below 0.001 % is drawn there; dotted: 1 %."}, "image": {"alt": "One panel a number of training steps, the difference in per cent against the step length, both logarithmic, one line a rule. The lines rise with the step length and with training, and stay well below one per cent for step lengths up to 0.1; the strong attack's gradient differs most."}}
 STYLE = {"mean": "mean", "ddi": "DDi", "product": "product DDi", "bundle": "bundle"}
 EXTRA = {"max": {"color": "#56B4E9", "marker": "v"}, "strong": {"color": "#000000", "marker": "x", "linestyle": "--"}}
 panels = len(at_step)
@@ -652,14 +657,15 @@ for row, step in enumerate(at_step):
 # %% [markdown]
 # (check-11-9)=
 # **Check 11.9** *(all directions buy the same; which images are in the batch matters far more than which perturbations).* For the small network, at every probe. For the shortest step every rule lowers the measured robust loss of every batch. For steps up to 0.1, the paper's length, what a rule buys differs from what one restart's
-# direction buys by less than 2 % of the promised decrease, on every batch. No pair of gradients at two perturbations has a negative inner product. Between the gradients of two batches one minus the cosine is, on average, more than a hundred times as large as between two restarts. Once training has begun every rule's step of 0.1 buys less than 90 % of what it promises, and the longest raises the loss, mean over the batches.
+# direction buys by less than 2 % of the promised decrease, on every batch. No pair of gradients at two perturbations has a negative inner product. Between the gradients of two batches one minus the cosine is, on average, more than a hundred times as large as between two restarts. Once training has begun every rule's step of 0.1 buys less than 90 % of what it promises, and the longest raises the loss, mean over the batches.
 
 # %% tags=["hide-input"]
 early, short = at_step <= 2400, lengths < 0.11
 assert (change[early][..., lengths.argmin()] < 0).all()
 assert abs(gain_by[early][..., short]).max() < 0.02
 assert (table("negative_pairs")[early] == 0).all()
-restart, batch = (1 - table(k)[early].mean() for k in ("cosine_mean", "cosine_other_batch"))
+restart = 1 - table("cosine_mean")[early].mean()
+batch = 1 - table("cosine_other_batch")[early].mean()
 assert batch > 100 * restart
 begun = early & (at_step > 0)
 bought = (change / (lengths * slope[..., None])).mean(1)[begun]
@@ -722,7 +728,7 @@ print(f"✓ raw steps from epoch 2 on: {steps.min():.3f} to {steps.max():.3f}")
 #
 # The question needs a setting in which the gradients part. The ledger of {ref}`chapter 14 <chapter-14>` varies direction, step length and inner solver there one at a time. {ref}`Chapter 12 <chapter-12>` gives every rule its best learning rate first.
 #
-# The limits are plain. Digits are not CIFAR-10. The small network has 61 000 parameters and 400 steps (in the probe some more); the paper's has 11 million, and some seventy thousand steps, of which four thousand are recorded, for one seed and without DDi. Cosines fall as a network is trained ({numref}`fig-11-cosines`, digits), so the place to look for a difference is late in training. The paper itself reports that late in training the two behave alike.
+# The limits are plain. Digits are not CIFAR-10. The small network has 61 000 parameters and 400 steps (in the probe some more); the paper's has 11 million, and some seventy thousand steps, of which four thousand are recorded, for one seed and without DDi. Cosines fall as a network is trained ({numref}`fig-11-cosines`, digits), so the place to look for a difference is late in training. The paper itself reports that late in training the two behave alike.
 #
 # ## Breaking it
 #
@@ -737,7 +743,8 @@ u, v = torch.tensor([[1.0, 0.0], [-0.5, math.sqrt(0.75)]], dtype=torch.float64)
 both = torch.stack([u, v])
 assert abs(ddi.directional_derivative(both, -u) - 0.5) < 1e-12
 assert abs(ddi.steepest_descent(both).slope + 0.5) < 1e-12
-first, second = (np.array([r.metrics["robust"][2:] for r in live[arm]]) for arm in ("ddi", "pgd-normalised"))
+first = np.array([r.metrics["robust"][2:] for r in live["ddi"]])
+second = np.array([r.metrics["robust"][2:] for r in live["pgd-normalised"]])
 square = ((first[:, None] - second[None]) ** 2).mean(-1)  # seed by seed
 equal = np.eye(len(square), dtype=bool)
 ratio = math.sqrt(square[~equal].mean() / square[equal].mean())
@@ -750,7 +757,7 @@ print(f"✓ slopes +0.5 and −0.5; unpaired noise {ratio:.1f} times as large, b
 # - A step of Algorithm 1 (DDi) needs $m$ attacks, $m$ gradients and an $m \times m$ Gram matrix. With $m = 1$ it is normalised PGD: one gradient, divided by its norm.
 # - If all cosines between $m$ gradients are at least $c > 0$, any two combinations of them lie within $\arccos c$ of one another, and one gradient keeps the fraction $c$ of the best slope on them.
 # - On digits and on a small network on CIFAR-10 DDi is ahead of PGD training early, as the paper reports, and level with normalised PGD throughout. On CIFAR-10 nothing else could come out: the columns lie within 0.3° of one another. "More stable" and "more after the first drop" these runs cannot decide.
-# - Measured under a stronger attack, steps up to 0.1 along any of the directions buy the same in the small network, within 2 % of what is promised; the choice of images matters far more than the choice of perturbations.
+# - Measured under a stronger attack, steps up to 0.1 along any of the directions buy the same in the small network, within 2 % of what is promised; the choice of images matters far more than the choice of perturbations.
 # - On the paper's own network, one normalised gradient is 8 to 12 points of robust accuracy ahead of PGD training from the second to the eleventh epoch (one seed), at steps that are about as long. DDi was not run beside it. Nor is it known whether the paper's curves were normalised.
 #
 # ## Exercises

@@ -180,14 +180,14 @@ plt.show()
 # One part of DDi is missing in this list: the division by $\lVert M\alpha^\star\rVert$ in line 8. As defined in section 5.3, none of the variants has it. So, *if the figures follow Algorithm 1*, which is not known ({numref}`tab-11-code`), each comparison changes two things at once. We add normalised PGD everywhere.
 # :::
 #
-# Each figure has an experiment file, which repeats it with one command and adds our control:
+# Each figure has an experiment file (`figure4-right.toml`, `figure5a.toml`, `figure5b.toml`; `controls.toml` is ours), which repeats it with one command and adds our control:
 #
-# | figure | file | arms | ours, in addition |
-# |---|---|---|---|
-# | 4 right | `figure4-right.toml` | ReLU, BatchNorm, momentum 0.9; each with PGD and DDi | each with normalised PGD |
-# | 5a | `figure5a.toml` | PGD, DDi, PGD-70, PGD-70 – 1/t, PGD-max-10, PGD-min-10 | normalised PGD |
-# | 5b | `figure5b.toml` | FAST, FAST-max-10, DDi-FAST | normalised FAST, product DDi-FAST |
-# | none | `controls.toml` | | each rule raw and normalised, four learning rates; bundle; FAST, then PGD |
+# | figure | arms | ours, in addition |
+# |---|---|---|
+# | 4 right | ReLU, BatchNorm, momentum 0.9; each with PGD and DDi | each with normalised PGD |
+# | 5a | PGD, DDi, PGD-70, PGD-70 – 1/t, PGD-max-10, PGD-min-10 | normalised PGD |
+# | 5b | FAST, FAST-max-10, DDi-FAST | normalised FAST, product DDi-FAST |
+# | controls | | each rule raw and normalised, four learning rates; bundle; FAST, then PGD |
 #
 # They ask for ResNet-18 and 200 epochs. What is recorded is [a small network](records-12) on CIFAR-10, and [the first 300 steps](resnet-12) of the paper's own. Before that come the digits, live, where every arm can be run with and without normalisation.
 #
@@ -288,8 +288,7 @@ print(f"✓ the drop lowers the floor {np.mean(high[-2:]) / np.mean(low[-2:]):.0
 # **Check 12.3** *(the length matters, the direction does not.)* Learning rate 0.1, 40 steps, each seed. Normalisation lowers the robust loss by more than 0.2 nats, of PGD and of DDi alike. Exchanging PGD for DDi changes it by less than 0.02 nats, raw and normalised alike.
 # All cosines between DDi's gradients exceed 0.99, and no pair has a negative inner product.
 
-# %%
-# NBVAL_IGNORE_OUTPUT
+# %% tags=["nbval-ignore-output"]
 for seed in SEEDS:
     pgd, unit, raw_ddi, unit_ddi = (arm(name, seed) for name in ARMS)
     raw_gap, unit_gap = abs(pgd.loss - raw_ddi.loss), abs(unit.loss - unit_ddi.loss)
@@ -320,7 +319,7 @@ for name in THREE:
         grid[name, lr] = np.array([arm(name, seed, lr).loss for seed in seeds])
 best = {name: np.min([grid[name, lr] for lr in GRID], axis=0) for name in THREE[:2]}
 
-# %%
+# %% tags=["hide-input"]
 # NBVAL_IGNORE_OUTPUT
 assert np.all(best["PGD"] == grid["PGD", 0.3])
 assert np.all(grid["PGD", 0.1] - best["PGD"] > 0.3)
@@ -477,8 +476,8 @@ plt.show()
 # And the running statistics, which evaluation mode uses, should move once a step, not $m$ times. The attack runs in evaluation mode; the loss whose gradient we take does not. So the attack maximises *another function*, an inexact maximiser by design.
 #
 # (check-12-8)=
-# **Check 12.8** *(three facts about BatchNorm, on the network of the BatchNorm arm, before and after its 40 steps.)* (i) In one joint pass, replacing the *second* perturbation by 0 changes the gradient of the first by more than 5 %; passed separately, by nothing at all. (ii) A call of the rule moves the running statistics exactly once.
-# (iii) In terms of the training-mode loss, the attack in evaluation mode reaches less than 90 % of the gain of the same attack in training mode on the untrained network, whose running statistics have seen nothing, and less than 95 % after the 40 steps.
+# **Check 12.8** *(three facts about BatchNorm, on the network of the BatchNorm arm, before and after its 40 steps.)* (i) In one joint pass, replacing the *second* perturbation by 0 changes the gradient of the first by more than 5 %; passed separately, by nothing at all. (ii) A call of the rule moves the running statistics exactly once.
+# (iii) In terms of the training-mode loss, the attack in evaluation mode reaches less than 90 % of the gain of the same attack in training mode on the untrained network, whose running statistics have seen nothing, and less than 95 % after the 40 steps.
 
 # %% tags=["hide-input"]
 # NBVAL_IGNORE_OUTPUT
@@ -534,8 +533,8 @@ print(f"trained {share[True]:.0%}, bound 95 %")
 # With ReLU, $\nabla_\theta g$ jumps where a unit's input is zero. Danskin's theorem asks for continuity, so strictly it does not apply. Does anything show? The kinks are a null set again, for each $\delta$; a step crosses many of them.
 #
 # (check-12-9)=
-# **Check 12.9** *(kinks are crossed, never met.)* ReLU and CELU networks after the 40 steps of normalised PGD. At the perturbations that PGD-20 finds on 400 digits, no hidden unit's input is exactly zero. One more step of length 0.1 changes the sign of between 0.1 % and 20 % of them. At these fixed perturbations the difference quotient of the loss along the step agrees with the gradient's slope to 1 % at
-# $t = 10^{-4}$, for ReLU as for CELU; at $t = 0.1$ both are off by more than 1 %.
+# **Check 12.9** *(kinks are crossed, never met.)* ReLU and CELU networks after the 40 steps of normalised PGD. At the perturbations that PGD-20 finds on 400 digits, no hidden unit's input is exactly zero. One more step of length 0.1 changes the sign of between 0.1 % and 20 % of them. At these fixed perturbations the difference quotient of the loss along the step agrees with the gradient's slope to 1 % at
+# $t = 10^{-4}$, for ReLU as for CELU; at $t = 0.1$ both are off by more than 1 %.
 
 # %% tags=["hide-input"]
 # NBVAL_IGNORE_OUTPUT
@@ -564,7 +563,8 @@ for activation in ("CELU (base)", "ReLU"):
     assert (kinks != 0).all() and 0.001 < flips < 0.2
     off = {t: abs(q / -w.norm() - 1) for t, q in quotient.items()}
     assert off[1e-4] < 0.01 < off[0.1]
-    print(f"✓ {activation}: {flips:.1%} of the signs change; the quotient is off by", end=" ")
+    print(f"✓ {activation}: {flips:.1%} of the signs change;", end=" ")
+    print("the quotient is off by", end=" ")
     print(f"{off[1e-4]:.2%} at t = 1e-4 and {off[0.1]:.0%} at 0.1")
 
 # %% [markdown]
@@ -624,7 +624,7 @@ plt.show()
 # %% [markdown]
 # **Run it yourself, or not.** The cell below does nothing as it stands: this page reads recorded runs. Set `RUN` to `"tiny"` for a minute on any machine, or to an experiment for ten minutes of it on your GPU; run it again and it goes on. What you record is read by the cells that follow.
 
-# %% tags=["hide-input"]
+# %%
 RUN = None  # "tiny", "figure1c", "figure4-right", "figure5a", "figure5b", "figure8", ...
 if RUN is not None:
     from ddi.page import from_page
@@ -751,7 +751,7 @@ plt.show()
 #
 # ### Each arm at its own learning rate, on the records
 #
-# A second experiment, `small-cifar10-lr.toml`, gives five arms the rates 0.03, 0.3 and 1 besides 0.1. Each arm's rate is *chosen* by the robust validation accuracy of seed 0 on the last row. With it the arm is trained with two more seeds, and then *measured* on test images that chose nothing: the first 1 017 of CIFAR-10's test set, once as original, lossless pixels and once as JPEG copies like the training
+# A second experiment, `small-cifar10-lr.toml`, gives five arms the rates 0.03, 0.3 and 1 besides 0.1. Each arm's rate is *chosen* by the robust validation accuracy of seed 0 on the last row. With it the arm is trained with two more seeds, and then *measured* on test images that chose nothing: the first 1 017 of CIFAR-10's test set, once as original, lossless pixels and once as JPEG copies like the training
 # images. The last column is the paired difference, ± standard error.
 
 # %% tags=["hide-input"]
@@ -819,7 +819,7 @@ plt.show()
 # %% [markdown]
 # (check-12-12)=
 # **Check 12.12** *(a rate for each arm, on the records.)* All five arms choose 0.3. On the validation images and on both kinds of test images: (i) raw PGD at 0.3 gains more than 3 points of robust accuracy over 0.1 in each seed, and is then within 1 point of what *normalised* PGD and DDi reach at 0.1, in the mean. (ii) Normalised PGD at 0.3 is above raw PGD at 0.3 by more than 2 points in each seed.
-# (iii) At 0.3 DDi and product DDi are within 1 point of normalised PGD in each seed, and the bundle within 1 point of raw PGD. At rate 1, on the last row, raw PGD did not survive, the bundle is below 12 %, and the three normalised rules are above 18 %.
+# (iii) At 0.3 DDi and product DDi are within 1 point of normalised PGD in each seed, and the bundle within 1 point of raw PGD. At rate 1, on the last row, raw PGD did not survive, the bundle is below 12 %, and the three normalised rules are above 18 %.
 
 # %% tags=["hide-input"]
 MEASURES = (last, *(lambda n, lr, d=d: on_test(n, lr, d) for d in ("cifar10_lossless", "cifar10_jpeg")))
@@ -920,9 +920,10 @@ assert abs(apart["ddi-fast"]).max() < 0.001
 assert blocks("ddi-fast", "cosine_min").min() > 0.9999
 assert apart["fast"].min() > spread_of["fast"]
 print(f"✓ DDi from normalised FAST {abs(apart['ddi-fast']).max():.4f} nats; bound 0.001")
-print(f"✓ raw FAST ends {apart['fast'].min():.3f} or more above, spread {spread_of['fast']:.3f}")
+print(f"✓ raw FAST ends {apart['fast'].min():.3f} or more above,", end=" ")
+print(f"spread {spread_of['fast']:.3f}")
 
-# %%
+# %% tags=["hide-input"]
 gap = loss["fast"] - loss["fast-normalised"]
 assert (length[:, 0] > 1).all() and (gap[:, 0] > 1).all()
 assert abs(gap[:, 3:7].mean(0)).max() < spread_of["fast"]
@@ -962,7 +963,7 @@ for s in (0, 60, 300):
 
 # %% [markdown]
 # (check-12-14)=
-# **Check 12.14** *(every direction buys the same; a step of 0.1 is already long, a raw first step far too long.)* The least cosine of ten restarts' gradients is above 0.9998, none is negative. Up to length 0.1 the mean, DDi, the product and the bundle buy what one restart buys, to 0.5 %; the strong attack's gradient to 5 %. At the start the step of 0.1 buys less than a fifth of its promise and less than one of 0.03, and one of 0.3 raises the loss.
+# **Check 12.14** *(every direction buys the same; a step of 0.1 is already long, a raw first step far too long.)* The least cosine of ten restarts' gradients is above 0.9998, none is negative. Up to length 0.1 the mean, DDi, the product and the bundle buy what one restart buys, to 0.5 %; the strong attack's gradient to 5 %. At the start the step of 0.1 buys less than a fifth of its promise and less than one of 0.03, and one of 0.3 raises the loss.
 
 # %% tags=["hide-input"]
 assert probe["cosine_min"].min() > 0.9998 and (probe["negative_pairs"] == 0).all()
@@ -974,7 +975,8 @@ promised = 0.1 * probe["slope_joint"][(probe["step"] == 0) & (probe["rule"] == 0
 assert change[0, "single", 0.03] < change[0, "single", 0.1] < 0
 assert change[0, "single", 0.1] > promised / 5 and change[0, "single", 0.3] > 0
 kept = change[0, "single", 0.1] / promised
-print(f"✓ least cosine {probe['cosine_min'].min():.6f}; a step of 0.1 keeps {kept:.0%}", end=" ")
+print(f"✓ least cosine {probe['cosine_min'].min():.6f};", end=" ")
+print(f"a step of 0.1 keeps {kept:.0%}", end=" ")
 print("of its promise, bound 20 %")
 
 # %% [markdown]

@@ -180,13 +180,13 @@ plt.show()
 #   - 10
 #   - 0
 # * - operations ({ref}`13.4 <check-13-4>`, {ref}`13.5 <check-13-5>`)
-#   - 82 %
-#   - 18 %
-#   - < 0.02 %, any solver, Gram matrix included
+#   - 82 %
+#   - 18 %
+#   - < 0.02 %, any solver, Gram matrix included
 # * - launches ({ref}`13.11 <check-13-11>`)
-#   - 1 000
-#   - 1 400
-#   - 1 300 (100 iterations); 13 000 (1 000 iterations); < 100 (exact)
+#   - 1 000
+#   - 1 400
+#   - 1 300 (100 iterations); 13 000 (1 000 iterations); < 100 (exact)
 # * - seconds
 #   - {numref}`fig-13-line7`
 #   - {numref}`fig-13-line7`
@@ -201,7 +201,7 @@ plt.show()
 # 1. DDi with $m = 10$ is more than ten times slower than PGD training; a naive implementation 10 to 12 times. (The slides {cite}`cho2023` repeat it.)
 # 2. The bulk of the overhead lies in line 7 of Algorithm 1, the solver (section 5.3). The attacks cost most, then the gradients, then line 7 (B.4).
 # 3. PGD-70, PGD-70 – 1/t, PGD-max-10 and PGD-min-10 match DDi's computational complexity. (One attack of 70 steps, with constant or falling step size; ten attacks, of which the strongest perturbation or the smallest gradient is kept.)
-# 4. The modifications of B.4 reduce the runtime by at least 70 % and keep the benefits. *Decay* lowers $m$ from 10 to 1 along training. *Comb* makes 10 batches from 2 attacks. Comb, alone or with decay, brings 12 times down to about 3.
+# 4. The modifications of B.4 reduce the runtime by at least 70 % and keep the benefits. *Decay* lowers $m$ from 10 to 1 along training. *Comb* makes 10 batches from 2 attacks. Comb, alone or with decay, brings 12 times down to about 3.
 # 5. A cheaper variant uses single ascent steps (FAST) early and PGD late {cite}`latorre2023`.
 # :::
 #
@@ -299,7 +299,7 @@ for arm in ("ddi", "ddi-decay", "ddi-comb", "ddi-decay-comb", "product"):
 
 # %% [markdown]
 # (check-13-2)=
-# **Check 13.2** *(ten, three, and "at least 70 %", in passes).* DDi is 10 times PGD training. Comb is 3 times: it saves 70 % of DDi's passes, exactly. Comb with decay is $(14 + 5.5)/8 = 2.44$ times (saved: 76 %). These are the paper's "at least 70 %"; decay alone saves 45 %. With FAST, comb saves 40 %. All agree with {prf:ref}`thm-13-passes`, to $10^{-9}$ (decay, whose $m$ is rounded in each of the 200 epochs, to $10^{-3}$). Product DDi with $m = 2$ is 2 times. All arms of Fig. 8, and ours, are 31.25 trainings by PGD a seed, and `controls.toml` four times 62.25.
+# **Check 13.2** *(ten, three, and "at least 70 %", in passes).* DDi is 10 times PGD training. Comb is 3 times: it saves 70 % of DDi's passes, exactly. Comb with decay is $(14 + 5.5)/8 = 2.44$ times (saved: 76 %). These are the paper's "at least 70 %"; decay alone saves 45 %. With FAST, comb saves 40 %. All agree with {prf:ref}`thm-13-passes`, to $10^{-9}$ (decay, whose $m$ is rounded in each of the 200 epochs, to $10^{-3}$). Product DDi with $m = 2$ is 2 times. All arms of Fig. 8, and ours, are 31.25 trainings by PGD a seed, and `controls.toml` four times 62.25.
 
 # %%
 cheap = ("ddi-comb", "ddi-decay", "ddi-decay-comb")
@@ -322,7 +322,7 @@ for file, units in (("figure8", 31.25), ("controls", 4 * 62.25)):
 
 # %% [markdown]
 # (check-13-3)=
-# **Check 13.3** *(the rivals of Fig. 5a do match; leaving line 7 out saves no pass).* PGD-70, with and without $1/t$, and PGD-max-10 take 71 passes to DDi's 80: 11 % less. PGD-min-10, "an approximation of DDi that avoids solving line 7", takes all 80.
+# **Check 13.3** *(the rivals of Fig. 5a do match; leaving line 7 out saves no pass).* PGD-70, with and without $1/t$, and PGD-max-10 take 71 passes to DDi's 80: 11 % less. PGD-min-10, "an approximation of DDi that avoids solving line 7", takes all 80.
 
 # %% tags=["hide-input"]
 assert all(8 * factor[arm] == 71 for arm in ("pgd-70", "pgd-70-1t", "pgd-max-10"))
@@ -337,7 +337,7 @@ print(f"✓ passes: PGD-70 {8 * factor['pgd-70']:.0f}, PGD-min-10 {8 * factor['p
 # An attack pass differentiates in the image only, with the weights frozen. A gradient pass needs the gradients of all weights. We count the operations of both (`one_pass`, above) on the ResNet-18 of the paper. It lives on the `meta` device, which knows shapes and computes nothing.
 #
 # (check-13-4)=
-# **Check 13.4** *(an attack pass costs two forward passes, a gradient pass three).* On ResNet-18 to 1 %. So of DDi's operations the attacks take between 81 and 84 %; DDi stays at 10 times, but comb rises to 3.4 times: in operations it saves 66 %, less than 70; with decay 74 %. On the small network a whole step of `mean` costs, to 1 %, $m$ times a step of `single`, plus $2m^2d$ for
+# **Check 13.4** *(an attack pass costs two forward passes, a gradient pass three).* On ResNet-18 to 1 %. So of DDi's operations the attacks take between 81 and 84 %; DDi stays at 10 times, but comb rises to 3.4 times: in operations it saves 66 %, less than 70; with decay 74 %. On the small network a whole step of `mean` costs, to 1 %, $m$ times a step of `single`, plus $2m^2d$ for
 # the Gram matrix (which `mean` only reports) and $2md$ for the combination.
 
 # %% tags=["hide-input"]
@@ -365,8 +365,8 @@ print(f"✓ comb {factor_operations['ddi-comb']:.2f} times PGD training in opera
 # ```
 #
 # (check-13-5)=
-# **Check 13.5** *(the paper's own factors, and operations).* With $m = 10$ the reported $F = 10 \dots 12$ leave line 7 at most $2/11 < 19\ \%$ of the overhead; for one half, $F$ would have to be 19. In operations, for a batch of 128 on ResNet-18, the Gram matrix, the combination and 1 000 accelerated iterations (two products with $G$ each) take less than
-# 0.02 % of DDi's attacks and gradients.
+# **Check 13.5** *(the paper's own factors, and operations).* With $m = 10$ the reported $F = 10 \dots 12$ leave line 7 at most $2/11 < 19\ \%$ of the overhead; for one half, $F$ would have to be 19. In operations, for a batch of 128 on ResNet-18, the Gram matrix, the combination and 1 000 accelerated iterations (two products with $G$ each) take less than
+# 0.02 % of DDi's attacks and gradients.
 
 # %% tags=["hide-input"]
 def share(F):
@@ -500,8 +500,7 @@ for lr in (0.3, 1.0):
 # **Check 13.7** *(the passes bought steps, not directions).* No arm spends more than 960 passes. PGD with normalised steps ends at least 0.25 above DDi in robust accuracy, and comb, with 40 steps, at least 0.15 above. So few steps want to be longer: with the best learning rate of $\{0.1, 0.3, 1\}$, chosen by the result, DDi is at least half as good again. Normalised PGD, left at 0.1,
 # stays at least 0.05 above.
 
-# %%
-# NBVAL_IGNORE_OUTPUT
+# %% tags=["nbval-ignore-output"]
 spent = {arm: records[0].row()["passes"] for arm, records in live[0.1].items()}
 assert max(spent.values()) == 960
 whole = ("pgd", "pgd-normalised", "ddi", "comb", "product", "fast-then-pgd")
@@ -698,7 +697,7 @@ for arm, times in (("ddi", 3), ("product", 2)):
 #
 # ## Breaking it
 #
-# All of this took a pass as the unit of cost. Drop that. A processor also charges for each *launch*: each elementary operation that Python hands to it costs some microseconds, however small. Line 7 is nothing but small operations. The paper runs its accelerated method for a fixed number of iterations; of the released code's two versions one has 100, the other 1 000. Here it is, without anything that could be left out.
+# All of this took a pass as the unit of cost. Drop that. A processor also charges for each *launch*: each elementary operation that Python hands to it costs some microseconds, however small. Line 7 is nothing but small operations. The paper runs its accelerated method for a fixed number of iterations; of the released code's two versions one has 100, the other 1 000. Here it is, without anything that could be left out.
 
 # %%
 def fixed_iterations(G, iterations=1000):
@@ -732,7 +731,7 @@ launches["exact"] = meter.launches
 # (The threshold of Duchi's projection is the largest of the `levels`; an exercise shows why.)
 #
 # (check-13-11)=
-# **Check 13.11** *(in launches line 7 counts; how much, its iterations decide).* On ResNet-18 a step of DDi launches $7$ attack passes (ten restarts in one call) and 10 gradients; a step of PGD training 7 and 1. With 100 fixed iterations line 7 has between a quarter and a half of the step's launches, and between 0.4 and 0.6 of the *overhead*. With 1 000 it has more than three quarters of both.
+# **Check 13.11** *(in launches line 7 counts; how much, its iterations decide).* On ResNet-18 a step of DDi launches $7$ attack passes (ten restarts in one call) and 10 gradients; a step of PGD training 7 and 1. With 100 fixed iterations line 7 has between a quarter and a half of the step's launches, and between 0.4 and 0.6 of the *overhead*. With 1 000 it has more than three quarters of both.
 # The exact method is tried where it has work to do: on ten vectors with cosines near one half more than four weights are positive (on the network's own columns a single one). It runs in NumPy on the processor, and for PyTorch, and so for a GPU, fewer than 100 launches are left. On both problems it agrees with a thousand iterations, in squared norm, to $10^{-6}$ relative.
 
 # %% tags=["hide-input"]
@@ -792,7 +791,7 @@ for name, (net, images) in NETWORKS.items():
         "fixed": lambda: fixed_iterations(G_spread),
     })  # fmt: skip
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-13-line7", "caption": "Where a step of DDi (m = 10, PGD-7) spends its time, measured when this page was made: two small networks, two solvers for line 7. With 1 000 fixed iterations line 7 is the bulk on the tiny network; on the larger one, or with the exact method, it is not."}, "image": {"alt": "Four horizontal bars split into attacks, gradients, Gram matrix and line 7. On the MLP with 1000 iterations line 7 fills most of the bar; with the exact method a smaller part. On the small convolutional network attacks and gradients fill most of the bar, nearly all of it with the exact method."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-13-line7", "caption": "Where a step of DDi (m = 10, PGD-7) spends its time, measured when this page was made: two small networks, two solvers for line 7. With 1 000 fixed iterations line 7 is the bulk on the tiny network; on the larger one, or with the exact method, it is not."}, "image": {"alt": "Four horizontal bars split into attacks, gradients, Gram matrix and line 7. On the MLP with 1000 iterations line 7 fills most of the bar; with the exact method a smaller part. On the small convolutional network attacks and gradients fill most of the bar, nearly all of it with the exact method."}}
 fig, ax = plt.subplots(figsize=(6.4, 4.0))
 colours = {"attacks": "#c4c4c4", "gradients": "#8f8f8f", "Gram matrix": "#4d4d4d", "line 7": plots.METHODS["DDi"]["color"]}
 labels_y = []
@@ -863,8 +862,8 @@ for name in ("figure8",):
 # ## Summary
 #
 # - DDi with $m$ perturbations costs $m$ times PGD training in passes and in operations. With ten gradients of two attacks (comb) it costs 3 times in passes and 3.4 times in operations; product DDi with two perturbations 2 times.
-# - "At least 70 %" holds in passes of comb (70 %) and of comb with decay (76 %). Decay alone saves 45 %.
-# - Line 7 of Algorithm 1, which finds the weights, takes no passes and less than 0.02 % of the operations at the paper's scale. Of the launches a thousand fixed iterations are the bulk, a hundred half of the overhead; the exact method needs next to none. Without line 7 DDi still costs ten times PGD training.
+# - "At least 70 %" holds in passes of comb (70 %) and of comb with decay (76 %). Decay alone saves 45 %.
+# - Line 7 of Algorithm 1, which finds the weights, takes no passes and less than 0.02 % of the operations at the paper's scale. Of the launches a thousand fixed iterations are the bulk, a hundred half of the overhead; the exact method needs next to none. Without line 7 DDi still costs ten times PGD training.
 # - A joint rule keeps $m$ gradients, a product over $c$ chunks $mc$, the product over all $k$ samples $mk$, the matrix-free method a few vectors.
 # - At equal passes the cheapest step won on the digits, since the steps of DDi, comb and normalised PGD were equally good one by one: their directions nearly coincided. The recorded small network agrees, for the same reason. Where gradients part it may be otherwise.
 #
@@ -975,7 +974,7 @@ assert 9 / math.log(10) < 3.91 < factor["ddi-decay"]
 # :class: dropdown
 # ```
 #
-# The $m$ attacks alone are $mT = 70$ passes, the chosen gradient one more: 71, the price of PGD-max-10 (which compares losses in forward passes besides). So the other gradients are 9 of 80 passes, 11 %, and line 7 is none. The attacks are the cost.
+# The $m$ attacks alone are $mT = 70$ passes, the chosen gradient one more: 71, the price of PGD-max-10 (which compares losses in forward passes besides). So the other gradients are 9 of 80 passes, 11 %, and line 7 is none. The attacks are the cost.
 
 # %%
 with Meter() as attacks_only:

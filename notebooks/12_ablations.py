@@ -530,7 +530,7 @@ print(f"trained {share[True]:.0%}, bound 95 %")
 # %% [markdown]
 # ### ReLU: where Danskin's hypothesis fails
 #
-# With ReLU, $\nabla_\theta g$ jumps where a unit's input is zero. Danskin's theorem asks for continuity, so strictly it does not apply. Does anything show? The kinks are a null set again, for each $\delta$; a step crosses many of them.
+# With ReLU, $\nabla_\theta g$ jumps where a unit's input is zero. Danskin's theorem asks for continuity, so strictly it does not apply. Does anything show? The kinks are a null set again, for each $\delta$; a step crosses many of them. (But the maximiser moves with $\theta$, and may stand on a kink at every $\theta$: {ref}`check 03.12 <check-03-12>` has an example.)
 #
 # (check-12-9)=
 # **Check 12.9** *(kinks are crossed, never met.)* ReLU and CELU networks after the 40 steps of normalised PGD. At the perturbations that PGD-20 finds on 400 digits, no hidden unit's input is exactly zero. One more step of length 0.1 changes the sign of between 0.1 % and 20 % of them. At these fixed perturbations the difference quotient of the loss along the step agrees with the gradient's slope to 1 % at
@@ -662,7 +662,7 @@ for other in ("controls", "figure4-right", "figure5a", "figure5b"):
     print(f"{other} (ResNet-18): {len(complete(other)) or 'no'} complete runs recorded")
 
 # %% [markdown]
-# These are 400 steps, half a pass over JPEG copies of the images. At the rate 0.1 the raw rules end at chance, and DDi's columns lie within 0.3° of one another ({ref}`check 11.8 <check-11-8>`). So the record can show what a length does to a network that hardly learns; *it has no power to tell one direction from another*.
+# These are 400 steps, half a pass over JPEG copies of the images. At the rate 0.1 the raw rules end at chance, and DDi's columns lie, on average over an epoch's steps, within 0.3° of one another ({ref}`check 11.8 <check-11-8>`). So the record can show what a length does to a network that hardly learns; *it has no power to tell one direction from another*.
 #
 # The table has robust validation accuracy (PGD-20) in per cent, mean over seeds ± standard deviation, on the best and on the last row of the record; then the paired difference of the last values to `pgd-normalised`, ± standard error. The best row is chosen on the same images, which favours it slightly.
 
@@ -899,7 +899,8 @@ plt.show()
 # NBVAL_IGNORE_OUTPUT
 one = start["fast"][0]
 made = one.provenance
-print(f"{made['device']}, data {made['data']}, commit {made['commit'][:7]}")
+commit = made["commit"][:7] + made["commit"][40:]
+print(f"{made['device']}, data {made['data']}, commit {commit}")
 print("training loss, steps 201 to 300, and robust accuracy")
 print("(validation, PGD-10, 300 images), n = 5")
 for name in FOUR:

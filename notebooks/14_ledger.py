@@ -851,7 +851,7 @@ for name in table.SETTINGS:
     left[name] = leads[0.01].mean() / leads[0.1].mean()
     strong = table.outcome(there["strong-h0.1"]) - table.outcome(there[table.BASE])
     assert abs(strong.mean()) < 0.05
-print("share of the lead that is left:", {k: round(v, 2) for k, v in left.items()})
+print("share of the lead that is left:", *(f"{v:.2f}" for v in left.values()))
 assert [share < 0.5 for share in left.values()] == [True, False, False]
 assert all(good for lines in predictions.values() for *_, good in lines)
 

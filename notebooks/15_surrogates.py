@@ -741,11 +741,11 @@ for ax, arm in zip(axes, ARMS, strict=True):
     epochs = column(arm, "epoch")[0]
     ax.plot(epochs, column(arm, "strong").T, color="#0072B2", linewidth=1)
     ax.plot(epochs, column(arm, "memorised").T, "--", color="#D55E00", linewidth=1)
-    ax.set(xlabel="epoch", ylim=(0, 0.8), xticks=(0, 50, 100))
+    ax.set(xlabel="epoch", ylim=(0, 0.8), xticks=(0, 50))
     title = {"pgd": "PGD", "margin": "margin"}.get(arm, arm.upper())
     ax.set_title(title, fontsize=11, loc="left")
-axes[0].text(12, 0.54, "robust", color="#0072B2")
-axes[0].text(12, 0.09, "memorised", color="#D55E00")
+axes[0].text(12, 0.5, "robust", color="#0072B2")
+axes[0].text(12, 0.14, "memorised", color="#D55E00")
 axes[0].set_ylabel("share of images")
 plt.show()
 

@@ -25,7 +25,7 @@
 #
 # **Before you start.** {ref}`Chapter 1 <chapter-01>` (adversarial risk), {ref}`chapter 2 <chapter-02>` (Danskin's theorem) and {ref}`chapter 7 <chapter-07>` (product). Symbols: {ref}`notation`.
 #
-# **Time and hardware.** An hour to read; about twenty seconds to run on one processor core.
+# **Time and hardware.** An hour to read; about half a minute to run on one processor core.
 # :::
 
 # %% tags=["remove-cell"]

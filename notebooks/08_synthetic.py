@@ -375,7 +375,8 @@ for name, (colour, dash, marker, place) in looks.items():
     ax.plot(gap, probability(gap, name), color=colour, linestyle=dash)
     ax.plot(second.abs()[off], shares[name][off], marker, color=colour, markersize=6)
     ax.text(*place, name, color=colour, va="center")
-ax.set(xlabel="distance from the kink, |θ₂|", ylabel="P(attack is exact)", xlim=(0, 0.32), ylim=(-0.03, 1.05))
+ax.set(xlabel="distance from the kink, |θ₂|", ylabel="P(attack is exact)")
+ax.set(xlim=(0, 0.32), ylim=(-0.03, 1.05))
 plt.show()
 
 # %% [markdown]
@@ -460,7 +461,11 @@ methods = ("PGD normalised", "DDi")
 table(
     "from (1, 0)",
     "random starts",
-    {f"{key}, {name}": [paths[name] for paths in both] for key, both in pairs.items() for name in methods},
+    {
+        f"{key}, {name}": [paths[name] for paths in both]
+        for key, both in pairs.items()
+        for name in methods
+    },
 )
 
 # %% [markdown]

@@ -389,7 +389,8 @@ def first_step(norm):
     """ResNet-18's first raw step on the batch, and the network."""
     torch.manual_seed(0)
     net = ddi.ResNet18(1, 10, "celu", norm).float().train()
-    return ddi.descent_rule("single")(net, images, labels, fast, torch.Generator().manual_seed(0)), net
+    start = torch.Generator().manual_seed(0)
+    return ddi.descent_rule("single")(net, images, labels, fast, start), net
 
 
 def after(w, net):
@@ -441,7 +442,8 @@ table = {(s, a): arm(a, 0, **o) for s, o in SETTINGS.items() for a in THREE}
 lag = {s: table[s, "PGD"].loss - table[s, "PGD normalised"].loss for s in SETTINGS}
 assert lag["CELU (base)"] > 0.1 and lag["ReLU"] > 0.1
 assert lag["momentum 0.9"] < 0.75 * lag["CELU (base)"]
-assert all(table["CELU (base)", a].loss - table["momentum 0.9", a].loss > 0.4 for a in THREE)
+for a in THREE:
+    assert table["CELU (base)", a].loss - table["momentum 0.9", a].loss > 0.4
 assert lag["BatchNorm"] < -0.1 and np.mean(table["BatchNorm", "PGD"].norms) > 1
 for s in SETTINGS:
     assert abs(table[s, "DDi"].loss - table[s, "PGD normalised"].loss) < 0.03
@@ -456,7 +458,10 @@ for row, s in enumerate(SETTINGS):
         style = plots.METHODS[name]
         ax.plot(table[s, name].loss, row + dy, style["marker"], color=style["color"], markersize=8)
     norms = np.mean(table[s, "PGD"].norms)
-    ax.annotate(f"mean norm {norms:.1f}", (1, row), (-2, 12), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right", fontsize=11, color="#666666")
+    ax.annotate(
+        f"mean norm {norms:.1f}", (1, row), (-2, 12), textcoords="offset points",
+        xycoords=("axes fraction", "data"), ha="right", fontsize=11, color="#666666",
+    )
 for name, x0, text in (("PGD", 0.0, "● raw PGD"), ("PGD normalised", 0.3, "■ PGD normalised"), ("DDi", 0.72, "▲ DDi")):
     ax.annotate(text, (x0, 1.04), xycoords="axes fraction", color=plots.METHODS[name]["color"])
 ax.set_yticks(range(len(SETTINGS)), SETTINGS)
@@ -484,7 +489,8 @@ plt.show()
 def bn_net(trained):
     """The network of the BatchNorm arm, untrained or trained."""
     torch.manual_seed(0)
-    return copy.deepcopy(arm("PGD", 0, norm="batch").net if trained else ddi.MLP(64, 10, (64, 64), norm="batch")).train()
+    fresh = ddi.MLP(64, 10, (64, 64), norm="batch")
+    return copy.deepcopy(arm("PGD", 0, norm="batch").net if trained else fresh).train()
 
 
 def first_gradient(net, δs, joint):
@@ -522,7 +528,10 @@ def gain(net, train_mode):
     return (moved - clean).item()
 
 
-share = {trained: gain(bn_net(trained), False) / gain(bn_net(trained), True) for trained in (False, True)}
+share = {
+    trained: gain(bn_net(trained), False) / gain(bn_net(trained), True)
+    for trained in (False, True)
+}
 assert 0 < share[False] < 0.9 and share[True] < 0.95
 print(f"✓ share of the gain: untrained {share[False]:.0%}, bound 90 %;", end=" ")
 print(f"trained {share[True]:.0%}, bound 95 %")
@@ -879,7 +888,8 @@ for name, (look, label) in DRAWN.items():
     style = plots.METHODS[look]
     middle, sd = loss[name].mean(0), loss[name].std(0, ddof=1)
     (drawn,) = top.plot(at, middle, **style, linewidth=1.5 if look == "DDi" else 3)
-    top.fill_between(at, middle - sd, middle + sd, color=style["color"], alpha=0.2, linewidth=0)
+    band = {"color": style["color"], "alpha": 0.2, "linewidth": 0}
+    top.fill_between(at, middle - sd, middle + sd, **band)
     if label:
         word = {"textcoords": "offset points", "ha": "right", "color": style["color"]}
         top.annotate(label, (300, middle[-1]), (0, 9 if name == "fast" else -20), **word)

@@ -715,7 +715,7 @@ print("PGD-7 misses, nats (single, then product):", [round(float(v), 4) for v in
 
 # %% [markdown]
 # (check-14-10)=
-# **Check 14.10** *(live: at equal path a lead, which shrinks with the step; at equal time next to nothing.)* In both networks, at path 6: the product leads by more than 0.07 nats at $h = 0.1$, and by less than half of its lead at $h = 0.025$. Its time is longer, at both lengths. At the time that one gradient needs for its whole path, the two differ by less than 0.03 nats, at both lengths.
+# **Check 14.10** *(live: at equal path a lead, which shrinks with the step; at equal time next to nothing.)* In both networks, at path 6: the product leads by more than 0.05 nats at $h = 0.1$; at $h = 0.025$ less than 0.6 of that lead is left, on the mean. Its time is longer, at both lengths. At the time that one gradient needs for its whole path, the two differ by less than 0.03 nats, at both lengths.
 
 # %%
 def at_equal_time(h):
@@ -727,8 +727,8 @@ def at_equal_time(h):
 
 # %%
 lead = {h: live["product", h][1][-1] - live["single", h][1][-1] for h in (0.1, 0.025)}
-assert (lead[0.1] < -0.07).all()
-assert (lead[0.025].abs() < lead[0.1].abs() / 2).all()
+assert (lead[0.1] < -0.05).all()
+assert 0 > lead[0.025].mean() > 0.6 * lead[0.1].mean()
 for h in lead:
     assert (live["product", h][0][-1] > live["single", h][0][-1]).all()
 
@@ -1018,7 +1018,8 @@ ends = [dose[pair]["lead"][11] for pair in short]
 rank = spearmanr([v[:12].mean() for v in short.values()], ends).statistic
 at, most = short["small-a", "product"], short["batch-64", "product"].max()
 assert rank > 0.9 and 1.2 < at[4] / most < 3 and at[-1] < at[10]
-print(f"rank correlation {rank:.2f}; {at[4] / most:.1f} times; {at[10]:.2f}, then {at[-1]:.2f}")
+print(f"rank correlation {rank:.2f}; {at[4] / most:.1f} times")
+print(f"at the eleventh probe {at[10]:.2f}, at the last {at[-1]:.2f}")
 
 # %%
 stand = {

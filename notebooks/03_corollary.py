@@ -767,11 +767,11 @@ assert min(φ(kink - 1e-3 * p), φ(kink - 1e-3 * q)) > φ(kink)
 #
 # In plain words: a step may raise $\phi$ and still lower the *envelope*, and that is what counts. So does the lack of descent matter? For convergence, no. The argument is due to {cite:t}`davis2019`, whose theorem allows random batches (then it holds in expectation); {cite:t}`lin2020` use it for maxima, with inexact maximisers.
 #
-# **The rate.** With exact maximisers, bounded gradients, $\phi$ bounded below and $\beta_k = \beta_1/\sqrt k$ the least $\lVert\nabla e_\rho\rVert^2$ falls like $\log K/\sqrt K$. An attack that errs by $\eta$ leaves a floor, $4\rho\eta$.
+# **The rate.** With exact maximisers, bounded gradients, $\phi$ bounded below and $\beta_k = \beta_1/\sqrt k$ the least $\lVert\nabla e_\rho\rVert^2$ falls at least as fast as $\log K/\sqrt K$, up to a constant. An attack that errs by $\eta$ may leave a floor, of at most $4\rho\eta$.
 #
 # **Which ρ?** With a hidden layer none serves for all $\theta$: a large negative weight behind a curved unit bends the loss down without bound. On a bounded convex set that contains all $\theta_k$ and $\hat\theta_k$ one does if the activation is smooth, and the proof needs no more; but it may be so large that the bound is idle.
 #
-# **ReLU** has no $\rho$. For losses composed of elementary pieces ("tame"), bounded steps against elements of $\partial\phi$ have limit points that are stationary in Clarke's sense {cite}`davis2020`; against elements of a *conservative field* of $\phi$, stationary for that field {cite}`bolte2021`. What automatic differentiation returns at one exact maximiser need be neither: {ref}`check 03.12 <check-03-12>` has steps that climb, and end where $\phi' = 1$. Which formula is conservative for a maximum, and where its steps converge to, is in {cite:t}`pauwels2023`.
+# **ReLU** has no $\rho$. For losses composed of elementary pieces ("tame"), as long as the iterates stay bounded, steps against elements of $\partial\phi$ (square-summable, with an infinite sum) have limit points that are stationary in Clarke's sense {cite}`davis2020`; against elements of a *conservative field* of $\phi$, stationary for that field {cite}`bolte2021`. What automatic differentiation returns at one exact maximiser need be neither: {ref}`check 03.12 <check-03-12>` has steps that climb, and end where $\phi' = 1$. Which formula is conservative for a maximum, and where its steps converge to, is in {cite:t}`pauwels2023`.
 #
 # **What all this does not say:** which stationary point is reached, or how low it is; how many steps it takes beside DDi, or at a step length that does not shrink.
 #
@@ -893,13 +893,13 @@ plt.show()
 #
 # It is continuous, since the fraction is at most $|\theta|$, and differentiable in $\theta$ for each $\delta$, with slope $\tfrac12$ at $\theta = 0$. There $g(0, \delta) = -\delta^2$, so $\delta = 0$ is the unique maximiser. Yet $\phi(\theta) \ge \tfrac\theta2 + |\theta| - \theta^2$, by taking $\delta = |\theta|$: from $0$, $\phi$ rises in both directions.
 #
-# **Drop it as ReLU does.** Let $S = [-2, 2]$ and
+# **Drop $\nabla_\theta g$ itself, as ReLU does.** Let $S = [-2, 2]$ and
 #
 # $$
 # g(\theta, \delta) = (\delta - \theta) - 2\operatorname{relu}(\delta - \theta) + \tfrac12\theta^2 = -|\delta - \theta| + \tfrac12\theta^2 .
 # $$
 #
-# For $\theta \in S$ the only maximiser is $\delta = \theta$, and $\phi(\theta) = \frac12\theta^2$. But there the ReLU is on its kink, at *every* $\theta$. PyTorch takes its slope as 0 and returns $\theta - 1$, where $\phi'(\theta) = \theta$.
+# For $\theta \in S$ the only maximiser is $\delta = \theta$, and $\phi(\theta) = \frac12\theta^2$. But there the ReLU is on its kink, at *every* $\theta$, and $g(\cdot, \delta)$ has no derivative. PyTorch takes its slope as 0 and returns $\theta - 1$, where $\phi'(\theta) = \theta$.
 #
 # (check-03-12)=
 # **Check 03.12** *(a unique maximiser, a non-zero gradient, and no descent).* With {eq}`eq-03-break`: on $100\,001$ perturbations $\delta = 0$ is the only maximiser at $\theta = 0$; the slope of $g$ in $\theta$ there is $1/2$ at each of four $\delta$ (to $10^{-6}$); but the one-sided slope of $\phi$ along $-1$ is $+1/2$, and along $+1$ it is $3/2$ (to $0.01$). The reason: at $\theta = \delta = 10^{-6}$ the gradient of $g$ is above $1.4$, so it is not continuous at $(0, 0)$. With ReLU: the steps with $\beta_k = 1/2\sqrt k$ end at $1$ (to $10^{-6}$) from each of four starts, and on $0 < \theta < 1$ every one of the first 100 raises $\phi$.

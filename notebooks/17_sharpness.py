@@ -356,7 +356,7 @@ for K in (1, 2, 3):
 
 # %% [markdown]
 # (check-17-5)=
-# **Check 17.5** *(at a large radius SAM is not its objective's gradient.)* At $\rho = 0.5$ take the highest of thirteen ascents, one from where SAM starts and a dozen from random points. It is a peak of the sphere: the gradient is normal to it (to $10^{-6}$), and along a random direction its height has the slope $\langle u, \nabla L(\theta + e^\star)\rangle$ (to $10^{-5}$). SAM's point is no peak. Its loss is more than 0.1 nats lower, and the cosine of the two gradients is below 0.5. The dropped term is *not* to blame: it is shorter than a tenth of the distance between them.
+# **Check 17.5** *(at a large radius SAM's gradient is not the one at the highest peak found.)* At $\rho = 0.5$ take the highest of thirteen ascents, one from where SAM starts and a dozen from random points. It is a peak of the sphere: the gradient is normal to it (to $10^{-6}$), and along a random direction its height has the slope $\langle u, \nabla L(\theta + e^\star)\rangle$ (to $10^{-5}$). SAM's point is not where an ascent ends: its loss is more than 0.1 nats lower, and the cosine of the two gradients is below 0.5. The dropped term is *not* to blame: it is shorter than a tenth of the distance between them.
 
 # %%
 def climb(at, e, steps=400):

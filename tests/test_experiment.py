@@ -262,6 +262,13 @@ def test_points_of_a_grid_are_folders_inside_out_and_overrides_are_stronger(tiny
     assert {run.setting.lr for run in read_experiment(tiny, ["setting.lr=0.3"])} == {0.3}
 
 
+def test_the_runs_of_a_file_are_arms_times_seeds_times_points(tiny):
+    rates = [(1 + i) / 1000 for i in range(400)]
+    tiny.write_text(f'seeds = {[*range(10)]}\ngrid = {{ "setting.lr" = {rates} }}\n' + TINY)
+    with pytest.raises(ValueError, match="make 12000 runs, at most 10000"):
+        read_experiment(tiny)
+
+
 def test_norm_and_box_stay_when_an_arm_names_another_attack(tmp_path):
     (tmp_path / "a.toml").write_text(
         '[attack]\nnorm = "L2"\nbox = "none"\nalpha = 9.0\n[arms.a]\nattack = { kind = "FAST" }'

@@ -36,6 +36,9 @@ assert (x > -1).all() and all(v < 2 for v in (0.5, 1.9))
 # NBVAL_IGNORE_OUTPUT
 print("seconds")
 assert 1 + 1 == 3
+
+# %% tags=["nbval-ignore-output"]
+print("minutes")
 """
 
 

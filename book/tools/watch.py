@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 LABEL = re.compile(r"\*\*Check (\d\d\.\d+)\*\*|:label: (ex-\S+)")
-UNSTORED = "NBVAL_IGNORE_OUTPUT"  # a cell whose output may differ from machine to machine
+# a cell whose output may differ from machine to machine, by comment or by tag
+UNSTORED = ("NBVAL_IGNORE_OUTPUT", "nbval-ignore-output")
 ORDER = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
 COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
@@ -205,7 +206,8 @@ def run(source: Path) -> dict[str, Any]:
             said = str(error).splitlines() or [""]
             watch.fail(here[-1].lineno or first, f"{type(error).__name__}: {said[0]}")
             break
-        if out.getvalue() and not any(UNSTORED in line for line in lines[first - 1 : last]):
+        cell = "\n".join(lines[first - 1 : last])
+        if out.getvalue() and not any(mark in cell for mark in UNSTORED):
             printed[number] = out.getvalue()
     return {
         "failures": watch.failures,

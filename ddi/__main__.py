@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except BrokenPipeError:  # whoever read what is printed has read enough: `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return int(options.command is not _list)  # a run that was cut off is not done
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"ddi: {error}", file=sys.stderr)
         return 1

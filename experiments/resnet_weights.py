@@ -34,6 +34,7 @@ import ddi
 from ddi.checkpoint import save_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
+FILE = ROOT / "experiments" / "resnet-start.toml"
 BLOCK, STEPS, SWITCH, RATE = 20, 300, 80, 0.1
 FROM = {"raw-then": "raw", "raw-then-small": "raw", "then-large": "normalised"}
 SCALED_TO = {"raw-then-small": "normalised", "then-large": "raw"}
@@ -90,12 +91,12 @@ class Walk:
     model: nn.Module
     data: ddi.Dataset
     run: ddi.Run
-    seed: int
     step: int = 0
 
     def __post_init__(self) -> None:
+        seed = self.run.setting.seed
         self.batches, self.attacks = (
-            torch.Generator().manual_seed(s) for s in (self.seed, self.seed + 10**6)
+            torch.Generator().manual_seed(s) for s in (seed, seed + 10**6)
         )
 
     def state(self) -> dict:
@@ -130,16 +131,13 @@ class Walk:
         return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
 
-def walk(arm: str, seed: int, steps: int, out: Path, switch: dict[str, dict]) -> None:
-    """One arm's record; at the switch the first two arms leave their state in ``switch``."""
-    folder = out / f"{arm}-seed{seed}"
+def walk(arm: str, run: ddi.Run, data: ddi.Dataset, steps: int, out: Path, switch: dict) -> None:
+    """One arm's record; ``switch`` has the states at the switch, left in files by the first two."""
+    folder = out / f"{arm}-seed{run.setting.seed}"
     if (folder / "provenance.json").exists() and ddi.read_record(folder).complete:
         return print(f"{folder.name}: complete, kept")
-    file = ROOT / "experiments" / "resnet-start.toml"
-    (run,) = ddi.read_experiment(file, arms=["fast"], seeds=[seed])
-    data = ddi.load_data(run.data)
     rest, _, _ = data.hold_out(run.setting.validation)
-    going = Walk(run.make_model(data), rest, run, seed)
+    going = Walk(run.make_model(data), rest, run)
     start = norms(going.model)
     if arm in FROM:
         going.load(switch[FROM[arm]])
@@ -149,7 +147,7 @@ def walk(arm: str, seed: int, steps: int, out: Path, switch: dict[str, dict]) ->
         scale(going.model, norms(other))
     rule = ddi.descent_rule("single", normalize=arm != "raw")
     setting = {"lr": RATE, "switch": SWITCH, "steps": steps, "batch_size": run.setting.batch_size}
-    config = {"arm": arm, "seed": seed, "experiment": file.name, "setting": setting}
+    config = {"arm": arm, "seed": run.setting.seed, "experiment": FILE.name, "setting": setting}
     with ddi.RunWriter(folder, config, ddi.provenance(data)) as record:
         while going.step < steps:
             row = going.block(rule) | sizes(going.model, start)
@@ -157,24 +155,26 @@ def walk(arm: str, seed: int, steps: int, out: Path, switch: dict[str, dict]) ->
             told = ", ".join(f"{key} {value:.4g}" for key, value in row.items())
             print(f"{folder.name}, step {going.step}: {told}", flush=True)
             if going.step == SWITCH and arm not in FROM:
-                save_atomically(going.state(), out / f"{arm}-seed{seed}.pt")
+                save_atomically(going.state(), out / f"{folder.name}.pt")
 
 
 def main() -> None:
     """All arms of a seed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=STEPS, help="at least the 80 of the switch")
+    parser.add_argument("--steps", type=int, default=STEPS, help="more than the 80 of the switch")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "resnet-weights")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    (run,) = ddi.read_experiment(FILE, arms=["fast"], seeds=[options.seed])
+    data = ddi.load_data(run.data)
     switch: dict[str, dict] = {}
     for arm in ("normalised", "raw"):
-        walk(arm, options.seed, options.steps, options.out, switch)
+        walk(arm, run, data, options.steps, options.out, switch)
         kept = options.out / f"{arm}-seed{options.seed}.pt"
         switch[arm] = torch.load(kept, weights_only=True)
-    for arm in FROM if options.steps > SWITCH else ():
-        walk(arm, options.seed, options.steps, options.out, switch)
+    for arm in FROM:
+        walk(arm, run, data, options.steps, options.out, switch)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,13 @@
-"""The programs of the records on wrong labels (chapter 15) and saliency maps (chapter 19)."""
+"""The programs of the records on the size of weights (chapter 12), wrong labels (chapter 15) and
+saliency maps (chapter 19).
+"""
+
+from dataclasses import replace
 
 import digits_noise as noise
 import numpy as np
 import pytest
+import resnet_weights as weights
 import saliency
 import torch
 
@@ -117,3 +122,82 @@ def test_a_saliency_record_and_its_maps(images, tmp_path):
         assert (np.abs(kept["noise"]).max((1, 2)) == 127).all()
         whole = rows[10, :-1].view(32, 32)
         assert np.abs(kept["noise"][0] - 127 * (whole / whole.abs().max()).numpy()).max() <= 0.5
+
+
+# --------------------------------------------------------------------------------------------------
+
+
+def test_scaled_weights_have_the_norms_and_the_function_stays():
+    torch.manual_seed(0)
+    model, x = ddi.ResNet18(), torch.rand(4, 3, 32, 32)
+    with torch.no_grad():
+        before = model(x)
+        wanted = weights.norms(model) * torch.linspace(0.8, 1.25, 20)
+        weights.scale(model, wanted)
+        assert torch.allclose(weights.norms(model), wanted, rtol=1e-5)
+        assert (model(x) - before).abs().max() < 1e-3 * before.std()
+
+
+def test_a_turn_is_an_angle_and_not_a_length():
+    model = ddi.SmallNet()
+    before = [w.clone() for w in weights.convolutions(model)]
+    weights.scale(model, 3 * weights.norms(model))
+    assert weights.angles(before, model).max() < 0.05
+    first = weights.convolutions(model)[0]
+    first.view(-1)[:2] = torch.tensor([3.0, 4.0])
+    first.view(-1)[2:] = 0
+    before = [w.clone() for w in weights.convolutions(model)]
+    first.view(-1)[:2] = torch.tensor([-8.0, 6.0])  # orthogonal, and longer
+    assert abs(weights.angles(before, model)[0] - 90) < 1e-3
+
+
+def test_shares_are_of_the_squared_gradient_and_sizes_of_their_layers():
+    model = ddi.SmallNet()
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    model[0].weight.grad.view(-1)[:4] = 1.0  # a convolution: 4
+    model[1].weight.grad[:2] = 2.0  # a gain: 8
+    model[-1].bias.grad[:1] = 2.0  # the last layer: 4
+    assert weights.shares(model) == {"convolutions": 0.25, "last": 0.25}
+    with torch.no_grad():
+        model[1].bias.fill_(3.0)
+    found = weights.sizes(model, weights.norms(model) / torch.tensor([1.0, 2.0, 1.0, 1.0]))
+    assert abs(found["growth"] - 2) < 1e-6 and abs(found["biases"] - 3 * 16**0.5) < 1e-5
+    assert abs(found["gains"] - 176**0.5) < 1e-5  # 16 + 32 + 64 + 64 ones
+    assert abs(found["head"] - model[-1].weight.norm()) < 1e-6
+
+
+def test_arms_share_batches_and_differ_at_the_switch_by_size_alone(monkeypatch, tmp_path):
+    monkeypatch.setattr(weights, "BLOCK", 1)
+    monkeypatch.setattr(weights, "SWITCH", 1)
+    (run,) = ddi.read_experiment(weights.FILE, arms=["fast"], seeds=[3])
+    setting = replace(run.setting, batch_size=10, validation=10)
+    run = replace(run, model={"name": "SmallNet"}, setting=setting)
+    draw = torch.Generator().manual_seed(0)
+    x, y = torch.rand(50, 3, 8, 8, generator=draw), torch.arange(50) % 10
+    data, switch = ddi.Dataset("noise", x, y, x[:10], y[:10], 10), {}
+    begun = {}
+    block = weights.Walk.block
+
+    def watched(self, rule):
+        begun[self.step, rule.normalize, len(begun)] = weights.norms(self.model)
+        return block(self, rule)
+
+    monkeypatch.setattr(weights.Walk, "block", watched)
+    for arm in ("normalised", "raw", *weights.FROM):
+        weights.walk(arm, run, data, 2, tmp_path, switch)
+        if arm not in weights.FROM:
+            switch[arm] = torch.load(tmp_path / f"{arm}-seed3.pt", weights_only=True)
+    steps = [(step, normalised) for step, normalised, _ in begun]
+    assert steps == [(0, True), (1, True), (0, False), (1, False), *[(1, True)] * 3]
+    after, large = list(begun.values())[1], list(begun.values())[3]
+    assert (after - large).abs().max() > 1e-3
+    for found, wanted in zip(list(begun.values())[4:], (large, after, large), strict=True):
+        assert torch.allclose(found, wanted, rtol=1e-5)
+    arms = ("normalised", "raw", *weights.FROM)
+    rows = {a: ddi.read_record(tmp_path / f"{a}-seed3").metrics for a in arms}
+    assert rows["raw"]["step"].tolist() == [1, 2] and rows["raw-then"]["step"].tolist() == [2]
+    # one function, batch and random start after the switch, so one loss
+    loss = {arm: rows[arm]["train_loss"][-1] for arm in arms}
+    for arm, same in weights.FROM.items():
+        assert abs(loss[arm] - loss[same]) < 1e-3 < abs(loss["raw"] - loss["normalised"])

@@ -37,7 +37,7 @@ from ddi.combine import COMBINE, RULES, Problem, cosines, least_norm, weigh
 from ddi.gradients import Passes, Shift, columns, move, passes
 from ddi.losses import LossLike, Objective, cross_entropy, loss_like
 from ddi.objectives import Penalty
-from ddi.parallel import own, world
+from ddi.parallel import alike, own, world
 from ddi.product import (
     METHODS,
     STEPS,
@@ -233,10 +233,12 @@ class Rule:
                 a penalty, in this order.
 
         Raises:
-            ValueError: for a batch, model, attack or loss that cannot be used.
+            ValueError: for a batch, model, attack or loss that cannot be used, and where several
+                processes (``torchrun``) do not have the same weights and the same whole batch.
             FloatingPointError: if a loss or a gradient is not finite.
         """
         with passes(model, x, y, self.loss) as through:
+            alike(model.parameters(), x, y)
             self.check_batch(len(x))
             if self.per_sample:
                 check_samples(through, x)

@@ -2,13 +2,14 @@
 all.
 
 Nothing here does anything until ``torch.distributed`` has been initialised (``torchrun``). Every
-process then calls a rule with the same batch and the same generator state, and gets the same update
-as one process would. Two things are not as in one process: in training mode BatchNorm normalises
-every share by its own mean and variance (its running statistics are averaged over the processes),
-and every process draws the same dropout mask for its share.
+process then calls a rule with the same weights, the same whole batch (no ``DistributedSampler``)
+and the same generator state, and gets the same update as one process would; other weights or
+another batch are refused (:func:`alike`). Two things are not as in one process: in training mode
+BatchNorm normalises every share by its own mean and variance (its running statistics are averaged
+over the processes), and every process draws the same dropout mask for its share.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 __all__ = [
+    "alike",
     "average_buffers",
     "gather",
     "on_first",
@@ -63,6 +65,38 @@ def own(count: int) -> slice:
         )
     size = count // world()
     return slice(rank() * size, (rank() + 1) * size)
+
+
+def alike(parameters: Iterable[Tensor], x: Tensor, y: Tensor) -> None:
+    """Whether all processes have the same weights (but for rounding) and the very same batch.
+
+    Raises:
+        ValueError: in all of them, if not.
+    """
+    if world() == 1:
+        return
+    weights = torch.cat([p.detach().flatten().double() for p in parameters])
+    sums = torch.stack([part.sum() for part in weights.chunk(8)]) / weights.norm().clamp_min(1e-9)
+    parts = {"model": sums, "x": _mark(x), "y": _mark(y)}
+    marks = torch.cat([part.to(x.device) for part in parts.values()])
+    most = torch.stack([marks, -marks])
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    spread = torch.split(most.sum(0), [len(part) for part in parts.values()])
+    for name, between in zip(parts, spread, strict=True):
+        if (between > 1e-3).any():  # of other initial weights the sums differ by a tenth and more
+            raise ValueError(
+                f"{name} must be the same in all {world()} processes, and is not: each takes its "
+                "share of one batch (no DistributedSampler), with one network (the same seed)"
+            )
+
+
+def _mark(tensor: Tensor) -> Tensor:
+    """A whole number made of a batch's bits: another for other samples or another order."""
+    rows = tensor.reshape(len(tensor), -1).contiguous()
+    bits = rows.view({1: torch.int8, 2: torch.int16}.get(rows.element_size(), torch.int32))
+    odd = 2 * torch.arange(len(rows), device=rows.device) + 1
+    mark = (bits.sum(1, dtype=torch.int64) * odd).sum() + rows.numel()
+    return (mark % 2**52).double()[None]
 
 
 def total(tensor: Tensor) -> Tensor:

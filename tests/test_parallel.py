@@ -60,6 +60,28 @@ def sampled(folder):
     rule, attack = rule_of("rule", {"name": "mean", "m": 2}, 0.1), PGD(0.1, 0.05, 2)
     return train(model, data, rule, attack, setting, folder, sampler=sampler)
 
+def refused():
+    # what every process is told that has not what the others have
+    rank, x, y, found = parallel.rank(), digits().x_train[:8], digits().y_train[:8], {}
+    torch.manual_seed(1 + rank)
+    model = MLP(hidden=(8,))
+    torch.manual_seed(0)
+    same = MLP(hidden=(8,))
+    cases = {"": (same, x, y), "model": (model, x, y), "y": (same, x, y.flip(0) if rank else y)}
+    cases["x"] = same, x[:4] if rank else x[4:], y[:4]
+    cases["x order"] = same, x.flip(0) if rank else x, y
+    cases["x size"] = same, x[:4] if rank else x, y[:4] if rank else y
+    for name, case in cases.items():
+        try:
+            descent_rule("mean", m=2)(*case, PGD(0.1, 0.05, 1), torch.Generator().manual_seed(0))
+            found[name] = ""
+        except ValueError as error:
+            found[name] = str(error)
+    with torch.no_grad():
+        same[1].weight *= 1 + 1e-6 * rank  # what rounding may do
+    parallel.alike(same.parameters(), x, y)
+    return found
+
 def curve(folder):
     torch.manual_seed(0)
     model = MLP(hidden=(8,)).double()
@@ -72,7 +94,7 @@ def curve(folder):
 
 def test_two_processes_are_one(tmp_path):
     """Two gloo processes share each batch: the first-step gradients to 1e-6 of their norm, and a
-    whole training run.
+    whole training run. Processes that do not have one batch and one network are told so.
     """
     script = f"{PROGRAM}\nrules = {RULES!r}\n" + textwrap.dedent(
         """
@@ -82,6 +104,7 @@ def test_two_processes_are_one(tmp_path):
         curve(sys.argv[1] + "/two")
         sampled(sys.argv[1] + "/two-sampled")
         torch.save(buffers(), f"{sys.argv[1]}/buffers{parallel.rank()}.pt")
+        torch.save(refused(), f"{sys.argv[1]}/refused{parallel.rank()}.pt")
         try:
             curve(sys.argv[1] + "/two")
         except FileExistsError as error:
@@ -112,6 +135,10 @@ def test_two_processes_are_one(tmp_path):
     both = [torch.load(tmp_path / f"buffers{r}.pt", weights_only=True) for r in (0, 1)]
     for found in both:  # of the mean of the halves a tenth, as BatchNorm's momentum has it
         torch.testing.assert_close(found["2.running_mean"], 0.1 * (means[0] + means[1]) / 2)
+    for r in (0, 1):  # a process of another network or batch would drop half of its samples
+        for name, said in torch.load(tmp_path / f"refused{r}.pt").items():
+            wanted = f"{name.split()[0]} must be the same in all 2 processes" if name else ""
+            assert said.startswith(wanted) and bool(said) == bool(name), (name, said)
     space: dict = {}
     exec(PROGRAM, space)
     one, pair = space["gradients"](RULES), [torch.load(tmp_path / f"rank{r}.pt") for r in (0, 1)]

@@ -286,6 +286,7 @@ PLANTED = [
     F("a new evaluation erases all others", "measure", "evaluate_run", "[e for e in kept if any(e.get(k) != entry.get(k) for k in SAME)]", "[]", "experiment.evaluate_keeps_other_measurements_and_uses_its_options"),
     F("the standard error in test.json is the accuracy", "measure", "_entry", "accuracy.standard_error", "accuracy.value", "experiment.from_the_command_line_to_records_a_plot_and_test_accuracy"),
     # several processes
+    F("processes' batches and networks are not compared", "descent", "Rule.__call__", "alike(model.parameters(), x, y)", "pass", "parallel.two_processes_are_one"),
     F("processes do not sum their gradients", "parallel", "total", "dist.all_reduce(tensor)", "pass", "parallel.two_processes_are_one"),
     F("CFOL forgets to divide by the chance of the class", "samplers", "Draws.follow", "(self.sampler.eta or 0.0) * errors / self.chances", "(self.sampler.eta or 0.0) * errors", "samplers.the_estimate_of_the_errors_is_unbiased"),
     F("CFOL explores nothing", "samplers", "Draws.chances", "gamma / self.classes + (1 - gamma) * self.weights.softmax(0)", "self.weights.softmax(0)", "samplers.the_probabilities_are_a_mix_of_uniform_and_softmax"),

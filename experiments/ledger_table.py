@@ -186,11 +186,16 @@ def against_time(record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
     A step of length h along d takes the time h / ||d||; a block of steps is given its probe's norm.
     """
-    cell = Cell(**record["cell"])
     norm, φ = probes(record, "norm"), probes(record, "phi")
-    sizes = np.array([cell.size(k) for k in range(cell.steps)]).reshape(len(norm), -1).sum(1)
-    spent = np.full_like(norm, 1.0) * sizes[:, None] / (1.0 if cell.raw else norm)
+    raw = Cell(**record["cell"]).raw
+    spent = np.full_like(norm, 1.0) * block_sizes(record)[:, None] / (1.0 if raw else norm)
     return spent.cumsum(0) - spent / 2, φ
+
+
+def block_sizes(record: dict[str, Any]) -> np.ndarray:
+    """Step lengths (raw: rates), summed over the steps of each probe, ``(probes,)``."""
+    cell, count = Cell(**record["cell"]), len(probes(record, "phi"))
+    return np.array([cell.size(k) for k in range(cell.steps)]).reshape(count, -1).sum(1)
 
 
 def at_equal_time(records: Records, name: str, base: str) -> np.ndarray:

@@ -265,6 +265,9 @@ def test_equal_time_is_the_clock_of_the_flow():
     product, later = course(ledger.unit("product", 0.02), 0.2, 0.01)
     assert later == pytest.approx(2 * end, rel=0.05)  # half the norm, twice the time
     records = {"single-h0.1": single, "product-h0.02": product}
+    sizes = table.block_sizes(single)  # ten steps of .1, and in the end of about .001
+    assert sizes[0] == pytest.approx(1) and 0.01 < sizes[-1] < 0.013 and len(sizes) == 24
+    assert sizes.sum() == pytest.approx(14.5, rel=0.01)
     time, _ = table.against_time(single)
     assert time[-1] == pytest.approx(end) and time.shape == (24, 4)
     difference = table.at_equal_time(records, "product-h0.02", "single-h0.1")

@@ -52,11 +52,12 @@ def ledger() -> None:
     fig, axes = plt.subplots(2, 1, figsize=(6.4, 6.4), sharey=True, layout="constrained")
     for cell, (method, more, label) in names.items():
         clock, values = (v.mean(1) for v in ledger_table.against_time(cells[cell]))
-        share = (np.arange(len(values)) + 0.5) / len(values)
+        sizes = ledger_table.block_sizes(cells[cell])
+        length = sizes.cumsum() - sizes / 2
         style = plots.METHODS[method] | more
-        for ax, x in zip(axes, (share, clock), strict=True):
+        for ax, x in zip(axes, (length, clock), strict=True):
             ax.plot(x, values, markevery=4, **style, label=label)
-    axes[0].set(xlabel="share of the path", ylabel="robust loss (nats)")
+    axes[0].set(xlabel="length of the path, Σ h", ylabel="robust loss (nats)")
     axes[1].set(xlabel="time of the flow, Σ h / ‖d‖", ylabel="robust loss (nats)")
     axes[0].legend(frameon=False)
     fig.savefig(ROOT / "book" / "_static" / "ledger.png", dpi=110)

@@ -530,6 +530,15 @@ def test_a_signal_stops_in_one_line_that_says_how_to_go_on(tiny, tmp_path, kind,
     assert not read_record(tmp_path / "tiny" / "pgd-seed0").complete
 
 
+def test_a_run_whose_reader_leaves_is_not_done(tiny, tmp_path):
+    command = [sys.executable, "-W", "ignore", "-m", "ddi", "run", str(tiny), "--arms", "pgd"]
+    command += ["--out", str(tmp_path), "--device", "cpu"]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run.stdout.close()
+    error = run.communicate(timeout=100)[1]
+    assert run.returncode == 1 and "Traceback" not in error and "Exception" not in error
+
+
 @pytest.mark.parametrize(
     "words, message",
     [

@@ -11,7 +11,8 @@ go on with normalised steps, on the same batches:
 - ``raw-then``: from ``raw``;
 - ``raw-then-small``: from ``raw``, the weights of every convolution scaled to the norm that they
   have in ``normalised`` at that step. GroupNorm follows each, so the function stays what it is;
-- ``then-large``: from ``normalised``, scaled to the norms that they have in ``raw``.
+- ``then-large``: from ``normalised``, scaled to the norms that they have in ``raw``;
+- ``raw-then-zero``, ``then-zero``: from either, the last layer set to 0.
 
 Writes results/resnet-weights/<arm>-seed<k>/, a row a block of 20 steps. Means over its steps: the
 training loss, the gradient's norm, the share of its square that belongs to convolutions
@@ -37,6 +38,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "experiments" / "resnet-start.toml"
 BLOCK, STEPS, SWITCH, RATE = 20, 300, 80, 0.1
 FROM = {"raw-then": "raw", "raw-then-small": "raw", "then-large": "normalised"}
+FROM |= {"raw-then-zero": "raw", "then-zero": "normalised"}
 SCALED_TO = {"raw-then-small": "normalised", "then-large": "raw"}
 
 
@@ -145,6 +147,9 @@ def walk(arm: str, run: ddi.Run, data: ddi.Dataset, steps: int, out: Path, switc
         other = deepcopy(going.model)
         other.load_state_dict(switch[SCALED_TO[arm]]["model"])
         scale(going.model, norms(other))
+    if arm.endswith("-zero"):
+        nn.init.zeros_(going.model[-1].weight)
+        nn.init.zeros_(going.model[-1].bias)
     rule = ddi.descent_rule("single", normalize=arm != "raw")
     setting = {"lr": RATE, "switch": SWITCH, "steps": steps, "batch_size": run.setting.batch_size}
     config = {"arm": arm, "seed": run.setting.seed, "experiment": FILE.name, "setting": setting}

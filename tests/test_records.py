@@ -189,15 +189,18 @@ def test_arms_share_batches_and_differ_at_the_switch_by_size_alone(monkeypatch, 
         if arm not in weights.FROM:
             switch[arm] = torch.load(tmp_path / f"{arm}-seed3.pt", weights_only=True)
     steps = [(step, normalised) for step, normalised, _ in begun]
-    assert steps == [(0, True), (1, True), (0, False), (1, False), *[(1, True)] * 3]
+    assert steps == [(0, True), (1, True), (0, False), (1, False), *[(1, True)] * 5]
     after, large = list(begun.values())[1], list(begun.values())[3]
     assert (after - large).abs().max() > 1e-3
-    for found, wanted in zip(list(begun.values())[4:], (large, after, large), strict=True):
+    wanted_norms = (large, after, large, large, after)
+    for found, wanted in zip(list(begun.values())[4:], wanted_norms, strict=True):
         assert torch.allclose(found, wanted, rtol=1e-5)
     arms = ("normalised", "raw", *weights.FROM)
     rows = {a: ddi.read_record(tmp_path / f"{a}-seed3").metrics for a in arms}
     assert rows["raw"]["step"].tolist() == [1, 2] and rows["raw-then"]["step"].tolist() == [2]
     # one function, batch and random start after the switch, so one loss
     loss = {arm: rows[arm]["train_loss"][-1] for arm in arms}
-    for arm, same in weights.FROM.items():
+    for arm, same in list(weights.FROM.items())[:3]:
         assert abs(loss[arm] - loss[same]) < 1e-3 < abs(loss["raw"] - loss["normalised"])
+    for arm in ("raw-then-zero", "then-zero"):  # a network that guesses
+        assert abs(loss[arm] - np.log(10)) < 1e-5 < abs(loss["raw"] - np.log(10))

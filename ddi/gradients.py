@@ -150,7 +150,7 @@ class Passes:
             every = vmap(grad(value, has_aux=True), in_dims=(None, 0, 0, 0))
             each, losses = every(self.detached(), *pieces)
         for piece, one in zip(torch.split(out, self.sizes, 1), each.values(), strict=True):
-            torch.div(one.flatten(1), k, out=piece)
+            torch.div(one.reshape(len(out), -1), k, out=piece)  # of a number: (groups,)
         return losses.flatten()
 
     def along(self, x: Tensor, delta: Tensor, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:

@@ -353,7 +353,9 @@ class Attention(nn.Module):
 
 
 class Twice(nn.Module):
-    """A layer with two names, one with tied weights, a parametrization and an unused layer."""
+    """A layer with two names, one with tied weights, a parametrization, a parameter of no
+    axes and an unused layer.
+    """
 
     def __init__(self):
         super().__init__()
@@ -364,10 +366,11 @@ class Twice(nn.Module):
         self.d = nn.utils.parametrizations.orthogonal(nn.Linear(64, 12))
         self.unused, self.head = nn.Linear(3, 3), nn.Linear(12, 10)
         self.act = nn.PReLU()
+        self.scale = nn.Parameter(torch.tensor(1.5))
 
     def forward(self, x):
         z = self.act(self.b(self.act(self.a(x.flatten(1)))))
-        return self.head(self.act(self.d(self.c(z))))
+        return self.scale * self.head(self.act(self.d(self.c(z))))
 
 
 @pytest.mark.filterwarnings("ignore:vmap does not know")

@@ -2,47 +2,55 @@
 and no sample's logits depend on the others.
 """
 
+from collections.abc import Callable
 from functools import partial
+from weakref import WeakValueDictionary
 
+import torch
 from torch import Tensor, nn
 
 from ddi import _checks
 from ddi.gradients import Passes
-from ddi.state import call, draws_numbers, eager, frozen
+from ddi.state import call, draws_numbers, eager, frozen, switches
 
 __all__ = ["check_samples", "leaves_of"]
+
+# By their ids, the models of whose samples it is known that they do not see each other.
+_alone: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()
 
 
 def check_samples(through: Passes, x: Tensor) -> None:
     """Refuse a model that has no gradient a sample.
 
     Raises:
-        ValueError: if a BatchNorm takes the batch's own statistics in eval mode too, if the model
-            draws random numbers there, or if it reaches a parameter by another way than as its
-            module's. The last two are seen by one pass.
+        ValueError: if a BatchNorm takes the batch's own statistics in eval mode too, if a trainable
+            parameter has a hook on its gradient, if ``eval()`` moves weights, if the model draws
+            random numbers there, if it reaches a parameter by another way than as its module's, or
+            if one sample's logits depend on another's. The last three are seen by passes of two
+            images: one every time, and one more, for the last, once a model.
     """
-    for name, module in through.model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
-            raise ValueError(
-                f"model must have running statistics in its BatchNorm for directions a sample, got "
-                f"{name!r} with track_running_stats=False, which couples the samples"
-            )
     model, images = eager(through.model), x[:2].detach().clone()
+    _check_modules(model, through.parameters)
+    before = [p.detach().clone() for p in model.parameters()] if switches(model) else []
     with frozen(model):
+        if not all(map(_same, before, model.parameters())):
+            raise ValueError(
+                "model must have the same weights in train() and eval() for directions a sample, "
+                "got one whose eval() changes them (LoRA that merges): its parts would have no "
+                "gradient"
+            )
         names = {id(p.requires_grad_()): name for name, p in through.parameters.items()}
         others = {name: p.requires_grad_() for name, p in through.detached().items()}
+        run = partial(through.precision.forward, partial(call, model, others))
         found: list[Tensor] = []
-
-        def run() -> None:
-            found.append(through.precision.forward(partial(call, model, others), images))
-
-        if draws_numbers(model, run):
+        if draws_numbers(model, lambda: found.append(run(images))):
             raise ValueError(
                 "model must draw no random numbers in eval mode for directions a sample, got "
                 "one that does (a dropout that is always on, noise in forward): each of its "
                 "passes is of another function"
             )
         leaves = leaves_of(_checks.logits(found[0], len(images)))
+        _check_alone(model, run, x, found[0].detach())
     given = set(map(id, others.values()))
     aside = [names.get(id(leaf), "one of none") for leaf in leaves if id(leaf) not in given]
     if aside:
@@ -51,6 +59,46 @@ def check_samples(through: Passes, x: Tensor) -> None:
             f"reaches {', '.join(sorted(aside))} by another way (a tuple or table, a closure, "
             "a module in a plain list), which directions a sample would miss"
         )
+
+
+def _check_modules(model: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            raise ValueError(
+                f"model must have running statistics in its BatchNorm for directions a sample, got "
+                f"{name!r} with track_running_stats=False, which couples the samples"
+            )
+    if hooked := [name for name, p in parameters.items() if p._backward_hooks]:
+        raise ValueError(
+            "model must have no gradient hooks on its parameters for directions a sample, which "
+            f"would pass them by, got one on {', '.join(hooked)}"
+        )
+
+
+def _same(before: Tensor, now: Tensor) -> bool:
+    return bool(((before == now) | ((before != before) & (now != now))).all())
+
+
+def _check_alone(
+    model: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor, logits: Tensor
+) -> None:
+    """Whether the first image has the logits ``logits[0]`` beside a copy of itself, too: in a batch
+    of the same size, so that all is rounded alike. Two images that have the same logits tell
+    nothing, and so do logits that are not finite.
+    """
+    if _alone.get(id(model)) is model or len(logits) < 2:
+        return
+    if not logits.isfinite().all() or torch.equal(logits[0], logits[1]):
+        return
+    with torch.no_grad():
+        away = (run(x[:1].detach().repeat(2, *[1] * (x.ndim - 1)))[0] - logits[0]).abs().max()
+    if not away <= 1e-3 * logits[0].abs().max():  # NaN, too
+        raise ValueError(
+            "model must compute each sample's logits from that sample alone in eval mode for "
+            "directions a sample, got one whose logits of an image depend on the others in its "
+            "batch (statistics of the batch?)"
+        )
+    _alone[id(model)] = model
 
 
 def leaves_of(output: Tensor) -> list[Tensor]:

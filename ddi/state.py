@@ -30,6 +30,7 @@ __all__ = [
     "eager",
     "frozen",
     "once",
+    "switches",
     "trainable",
 ]
 
@@ -39,9 +40,15 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     ``requires_grad``.
 
     Raises:
-        ValueError: if there is none, or ``model`` is no module.
+        ValueError: if there is none, one is complex, or ``model`` is no module.
     """
     _checks.instance("model", model, nn.Module)
+    for name, p in model.named_parameters():
+        if p.requires_grad and p.is_complex():
+            raise ValueError(
+                f"model must have real trainable parameters, got {name!r} of {p.dtype}: hold its "
+                "torch.view_as_real as the parameter, or switch off its requires_grad"
+            )
     found = {n: p for n, p in model.named_parameters() if p.requires_grad and p.is_floating_point()}
     if not found:
         raise ValueError(
@@ -51,8 +58,20 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def eager(model: nn.Module) -> nn.Module:
-    """The network behind ``torch.compile``, for ``vmap`` and forward mode; else the model."""
-    return getattr(model, "_orig_mod", model)
+    """The network behind ``torch.compile``, for ``vmap`` and forward mode; else the model.
+
+    It is looked for among the model's own modules: a wrapper may hand on what it has not itself.
+    """
+    own = getattr(model, "_modules", {})
+    return own["_orig_mod"] if "_orig_mod" in own else model
+
+
+def switches(model: nn.Module) -> bool:
+    """Whether a module has a ``train`` or ``eval`` of its own, which may move weights (LoRA's
+    merges its matrices) and not only set flags.
+    """
+    methods = (method for m in model.modules() for method in (m.train, m.eval))
+    return any(not method.__module__.startswith("torch.") for method in methods)
 
 
 @contextmanager
@@ -60,15 +79,18 @@ def frozen(model: Model) -> Iterator[None]:
     """Evaluate in eval mode without weight gradients; on leaving, also by an exception, everything
     is as it was.
 
-    That is every submodule's training flag, every parameter (the object, its ``requires_grad`` and
-    ``.grad``), every buffer and every other tensor that a submodule holds (the object and its
-    value), and the state of every generator that a submodule holds. Inside, no weight is used that
-    ``torch.nn.utils.parametrize.cached`` has kept.
+    That is every submodule's training flag (one with a ``train`` or ``eval`` of its own is switched
+    back by it), every parameter (the object, its ``requires_grad`` and ``.grad``), every buffer,
+    every other tensor that a submodule holds and every parameter that is not trained (the object
+    and its value), and the state of every generator that a submodule holds. Inside, no parameter
+    has a ``.grad``, and no weight is used that ``torch.nn.utils.parametrize.cached`` has kept.
 
-    Not seen, and so neither put into eval mode nor put back: modules, tensors and generators that a
-    module holds in lists, tables or objects that are no modules, and numbers of Python (a counter
-    ``self.calls += 1`` moves with every pass). A model that is no module, such as a ``lambda``
-    around one, is called as it is: in training mode if the module inside is.
+    The values of trained parameters are put back where a submodule has a ``train`` or ``eval`` of
+    its own, which may move them, and not otherwise. Not seen, and so neither put into eval mode nor
+    put back: modules, tensors and generators that a module holds in lists, tables or objects that
+    are no modules, and numbers of Python (a counter ``self.calls += 1`` moves with every pass). A
+    model that is no module, such as a ``lambda`` around one, is called as it is: in training mode
+    if the module inside is.
 
     Raises:
         ValueError: if ``model`` cannot be called.
@@ -79,22 +101,27 @@ def frozen(model: Model) -> Iterator[None]:
             yield
         return
     modes = [(m, m.training) for m in model.modules()]
-    objects = [(m, dict(m._parameters)) for m in model.modules()]
+    # (TorchScript's cannot be exchanged, and its tables not emptied)
+    tables = [m._parameters for m in model.modules() if isinstance(m._parameters, dict)]
+    objects = [(table, dict(table)) for table in tables]
     # (an inference tensor collects no gradient, and cannot be told to)
     flags = [(p, p.requires_grad, p.grad) for p in model.parameters() if not p.is_inference()]
-    moved = _Moved.of(model)
+    moved = _Moved.of(model, weights=switches(model))
     try:
         model.eval()
         for p, _, _ in flags:
             p.requires_grad_(False)
+            p.grad = None  # what is summed up inside is not added to the caller's
         with _uncached():
             yield
     finally:
         for module, mode in modes:
+            if module.training != mode:
+                module.train(mode)  # its own may do more than set flags; the children's follow
             module.training = mode
-        for module, parameters in objects:
-            module._parameters.clear()
-            module._parameters.update(parameters)
+        for table, parameters in objects:
+            table.clear()
+            table.update(parameters)
         for p, requires, grad in flags:
             p.requires_grad_(requires)
             p.grad = grad
@@ -260,11 +287,18 @@ class _Moved:
         model: nn.Module,
         randomness: bool = False,
         generator: torch.Generator | None = None,
+        weights: bool = False,
     ) -> "_Moved":
-        """Of this model; with ``randomness`` also torch's own generators, and one more."""
-        tensors, held = [], [generator] if isinstance(generator, torch.Generator) else []
+        """Of this model; with ``randomness`` also torch's own generators, and one more; with
+        ``weights`` also the parameters that are trained.
+        """
+        tensors: list[tuple[dict[str, Any], str, Tensor | None, Tensor | None]] = []
+        held = [generator] if isinstance(generator, torch.Generator) else []
         for module in model.modules():
             tensors += [(module._buffers, name, b, _copy(b)) for name, b in module._buffers.items()]
+            for name, p in module._parameters.items():  # a codebook is one that only passes move
+                if p is not None and (weights or not p.requires_grad):
+                    tensors.append((module._parameters, name, p, _copy(p)))
             for name, value in vars(module).items():
                 if isinstance(value, Tensor):
                     tensors.append((vars(module), name, value, _copy(value)))
@@ -282,16 +316,18 @@ class _Moved:
             holder[name] = tensor
             if tensor is not None and value is not None:
                 with torch.inference_mode(tensor.is_inference()):
+                    if tensor.shape != value.shape:  # an observer makes room in place
+                        tensor.resize_(value.shape)
                     tensor.data.copy_(value)
         for generator, state in self.generators:
             generator.set_state(state)
 
 
 def _copy(tensor: Tensor | None) -> Tensor | None:
-    """The values; ``None`` for a tensor that shows one number in many places: no operation writes
-    into such a one.
+    """The values; ``None`` for a tensor that has none yet, and for one that shows one number in
+    many places: no operation writes into such a one.
     """
-    if tensor is None:
+    if tensor is None or nn.parameter.is_lazy(tensor):
         return None
     sizes = zip(
         tensor.shape, tensor.stride() if tensor.layout == torch.strided else (), strict=False

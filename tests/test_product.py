@@ -12,6 +12,7 @@ from ddi import (
     SmallNet,
     chunk_gradients,
     cross_entropy,
+    descent_rule,
     digits,
     directional_derivative,
     gram_matrix,
@@ -313,6 +314,62 @@ def test_batchnorm_without_statistics_is_refused():
     ):
         with pytest.raises(ValueError, match="running statistics"):
             call()
+
+
+class Statistics(nn.Module):
+    """Normalised by hand with the batch's statistics: by its deviations, or as a ghost batch."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.first, self.head = kind, nn.Linear(64, 16), nn.Linear(16, 10)
+
+    def forward(self, x):
+        h = self.first(x.flatten(1))
+        if self.kind == "deviation":
+            h = (h - h.mean(0)) / h.std(0)
+        elif self.kind == "detached":
+            h = h / h.detach().abs().mean()
+        elif self.kind == "own":
+            h = h / h.abs().mean(1, keepdim=True)
+        return self.head(torch.tanh(h))
+
+
+@pytest.mark.parametrize("kind", ["deviation", "detached"])
+def test_statistics_by_hand_are_refused(kind):
+    model, x, y, deltas = problem(4, 2, Statistics(kind))
+    for call in (
+        lambda: product_point(model, x, y, deltas, "matrix-free"),
+        lambda: per_sample_gradients(model, x, y, deltas),
+        lambda: descent_rule("product")(model, x, y, lambda model, x, y: 0 * x),
+    ):
+        with pytest.raises(ValueError, match="that sample alone"):
+            call()
+
+
+def test_statistics_of_one_sample_are_not_refused_and_are_looked_for_once():
+    model, x, y, deltas = problem(4, 2, Statistics("own"))
+    seen = []
+    model.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    twin = torch.cat([x[:1], x[:1], x[2:]])
+    for images, passes in ((twin, 1), (x, 2), (x, 1), (x[:1], 1)):
+        seen.clear()
+        product_point(model, images, y[: len(images)], deltas[:, : len(images)], "chunks", chunks=1)
+        assert len(seen) == passes + 2  # and one pass for each of two perturbations
+    each = per_sample_gradients(model, x, y, deltas)
+    torch.testing.assert_close(each[1].mean(0), batch_gradient(model, x + deltas[1], y))
+
+
+def test_hooks_on_the_gradients_of_parameters_are_refused():
+    model, x, y, deltas = problem(4, 2)
+    hook = model[1].weight.register_hook(lambda gradient: 0 * gradient)
+    for call in (
+        lambda: product_point(model, x, y, deltas, "matrix-free"),
+        lambda: per_sample_gradients(model, x, y, deltas),
+    ):
+        with pytest.raises(ValueError, match=r"hooks on its parameters.*got one on 1\.weight"):
+            call()
+    hook.remove()
+    per_sample_gradients(model, x, y, deltas)
 
 
 class Square(torch.autograd.Function):

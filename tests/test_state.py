@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from ddi import MLP, PGD, SmallNet, clean_accuracy, frozen, robust_accuracy
+from ddi import (
+    MLP,
+    PGD,
+    SAM,
+    SmallNet,
+    clean_accuracy,
+    descent_rule,
+    frozen,
+    robust_accuracy,
+)
 from ddi.state import Precision, call, eager, once, trainable
 
 X, Y = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(8)
@@ -185,6 +194,138 @@ def test_several_passes_are_of_one_function_and_move_it_once(make):
     assert torch.equal(torch.get_rng_state(), random)
 
 
+class Codebook(nn.Module):
+    """A parameter that is not trained, and moves in every pass in training mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.code = nn.Parameter(torch.zeros(64), requires_grad=False)
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x):
+        if self.training:
+            self.code.data.mul_(0.5).add_(x.flatten(1).mean(0).detach(), alpha=0.5)
+        return self.linear(x.flatten(1) - self.code)
+
+
+RULES = {
+    "mean": descent_rule("mean", m=3),
+    "product": descent_rule("product", m=2),
+    "sam": SAM(descent_rule("single"), rho=0.1),
+}
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_a_codebook_moves_once(rule):
+    torch.manual_seed(0)
+    model = Codebook().train()
+    alone = copy.deepcopy(model)
+    step = rule(model, X, Y, lambda model, x, y: torch.zeros_like(x))
+    loss = nn.functional.cross_entropy(alone(X), Y)
+    assert torch.equal(model.code, alone.code) and not model.code.requires_grad
+    if rule is RULES["mean"]:  # all three columns are of the network that moved once
+        loss.backward()
+        want = torch.cat([p.grad.flatten() for p in alone.linear.parameters()])
+        torch.testing.assert_close(step.gradient, want)
+    model.eval()
+    clean_accuracy(model, X, Y, 2)
+    assert torch.equal(model.code, alone.code)
+
+
+class Merging(nn.Linear):
+    """A low-rank addition that ``eval()`` merges into the weight, as loralib's does."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.weight.requires_grad_(False)
+        self.a = nn.Parameter(torch.randn(2, sizes[0]))
+        self.b = nn.Parameter(torch.randn(sizes[1], 2))
+        self.merged = False
+
+    def train(self, mode=True):
+        if self.merged == mode:
+            self.weight.data += (-1 if mode else 1) * self.b @ self.a
+            self.merged = not mode
+        return super().train(mode)
+
+    def forward(self, x):
+        return super().forward(x) if self.merged else super().forward(x) + x @ self.a.T @ self.b.T
+
+
+def test_a_network_whose_eval_moves_weights_is_switched_back():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), Merging(64, 16), Merging(16, 10)).train()
+    model[2].eval()
+    values = [p.detach().clone() for p in model.parameters()]
+    clean_accuracy(model, X, Y, 2)
+    assert (model[1].merged, model[2].merged, model[2].training) == (False, True, False)
+    assert all(torch.equal(p, v) for p, v in zip(model.parameters(), values, strict=True))
+    step = descent_rule("single")(model, X, Y, PGD(0.1, 0.05, 2))
+    assert all(torch.equal(p, v) for p, v in zip(model.parameters(), values, strict=True))
+    where = iter(torch.split(step.gradient, [p.numel() for p in trainable(model).values()]))
+    lengths = {name: next(where).norm() for name in trainable(model)}
+    assert lengths["1.a"] > 0.1 and lengths["1.b"] > 0.1 and lengths["1.bias"] > 0.01
+    with pytest.raises(ValueError, match="same weights in train.. and eval"):
+        descent_rule("product")(model, X, Y, PGD(0.1, 0.05, 2))
+    assert all(torch.equal(p, v) for p, v in zip(model.parameters(), values, strict=True))
+
+
+def test_gradients_that_the_caller_has_summed_up_are_not_touched():
+    model = MLP(hidden=(8,))
+    nn.functional.cross_entropy(model(X), Y).backward()
+    summed = [(p.grad, p.grad.clone()) for p in model.parameters()]
+
+    def attack(model, x, y):
+        assert all(p.grad is None for p in model.parameters())
+        model.requires_grad_(True)
+        model.zero_grad(set_to_none=False)
+        model(x).sum().backward()
+        model(x).sum().backward()
+        return torch.zeros_like(x)
+
+    robust_accuracy(model, X, model(X).argmax(1), attack)
+    for p, (grad, value) in zip(model.parameters(), summed, strict=True):
+        assert p.grad is grad and torch.equal(grad, value)
+
+
+class Observer(nn.Linear):
+    """Keeps what it saw in a buffer for which it makes room in place, as those of quantisation."""
+
+    def __init__(self):
+        super().__init__(64, 10)
+        self.register_buffer("seen", torch.zeros(0))
+
+    def forward(self, x):
+        self.seen.resize_(64).copy_(x.detach().flatten(1).amax(0))
+        return super().forward(x.flatten(1))
+
+
+def test_a_buffer_that_changes_its_shape_in_place():
+    model = Observer().train()
+    clean_accuracy(model, X, Y, 2)
+    assert model.seen.shape == (0,) and model.training and model.weight.requires_grad
+    descent_rule("mean", m=3)(model, X, Y, lambda model, x, y: 0.1 * torch.ones_like(x))
+    assert torch.equal(model.seen, (X + 0.1).flatten(1).amax(0))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize("kind", ["script", "trace"])
+def test_torchscript_is_attacked_and_left_as_it_was(kind):
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Linear(16, 10))
+    twin = copy.deepcopy(plain)  # what is made of it shares its buffers
+    model = torch.jit.script(twin) if kind == "script" else torch.jit.trace(twin.eval(), X)
+    plain.train(model.training)
+    before = copy.deepcopy(model.state_dict())
+    attack = PGD(0.1, 0.05, 3)
+    draw = lambda: torch.Generator().manual_seed(0)  # noqa: E731
+    torch.testing.assert_close(attack(model, X, Y, draw()), attack(plain, X, Y, draw()))
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(p.requires_grad for p in model.parameters()) and model.training == plain.training
+    one, two = (descent_rule("product")(m, X, Y, attack, draw()).gradient for m in (model, plain))
+    torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-3)
+
+
 def test_a_failure_after_the_first_pass_leaves_one_move():
     model = Running()
     with pytest.raises(ArithmeticError), once(model) as again:
@@ -277,9 +418,39 @@ def test_trainable_parameters_are_the_floating_ones_that_ask_for_a_gradient():
         trainable(model.requires_grad_(False))
 
 
+def test_complex_parameters_are_refused_if_they_are_to_be_trained():
+    model = MLP(hidden=(8,))
+    model.phase = nn.Parameter(torch.zeros(3, dtype=torch.cfloat))
+    with pytest.raises(ValueError, match="real trainable parameters, got 'phase' of torch.complex"):
+        descent_rule("single")(model, X, Y, PGD(0.1, 0.05, 1))
+    model.phase.requires_grad_(False)
+    assert "phase" not in trainable(model)
+
+
 def test_a_compiled_network_is_recognised():
     model = MLP(hidden=(8,))
-    assert eager(torch.compile(model, backend="eager")) is model and eager(model) is model
+    compiled = torch.compile(model, backend="eager")
+    assert eager(compiled) is model and eager(model) is model
+
+    class Delegating(nn.Module):
+        def __init__(self, net):
+            super().__init__()
+            self.net, self.gain = net, nn.Parameter(torch.full((10,), 3.0))
+
+        def forward(self, x):
+            return self.gain * self.net(x)
+
+        def __getattr__(self, name):
+            try:
+                return super().__getattr__(name)
+            except AttributeError:
+                return getattr(super().__getattr__("net"), name)
+
+    wrapped, plain = Delegating(compiled), Delegating(model)
+    assert wrapped._orig_mod is model and eager(wrapped) is wrapped
+    rule = descent_rule("product", m=2)
+    one, two = (rule(m, X, Y, lambda m, x, y: torch.zeros_like(x)) for m in (wrapped, plain))
+    torch.testing.assert_close(one.gradient, two.gradient)
 
 
 def test_only_forward_passes_see_the_callers_autocast():

@@ -188,7 +188,7 @@ def autoattack_accuracy(
 
 
 class _InFloat32(nn.Module):
-    """A network of another dtype, for float32 images."""
+    """A network of another dtype, for float32 images; a copy, which it may change in place."""
 
     def __init__(self, model: Model, dtype: torch.dtype) -> None:
         super().__init__()
@@ -196,7 +196,8 @@ class _InFloat32(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        return logits(answer(self.run, images.to(self.dtype)), len(images)).to(images.dtype)
+        own = images.to(self.dtype, copy=True)
+        return logits(answer(self.run, own), len(images)).to(images.dtype)
 
 
 def _few_classes(suite: Any, classes: int) -> None:

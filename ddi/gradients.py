@@ -47,6 +47,12 @@ def passes(model: nn.Module, x: Tensor, y: Tensor, loss: LossLike) -> Iterator["
     _checks.labels("y", y, len(_checks.images("x", x)))
     _checks.one_device(x=x, y=y)
     loss_like("loss", loss)
+    for name, tensor in (("x", x), ("y", y)):
+        if tensor.is_inference():
+            raise ValueError(
+                f"{name} must be a tensor that autograd can keep, got one made under "
+                "torch.inference_mode: clone it outside"
+            )
     if torch.is_inference_mode_enabled():
         raise RuntimeError("gradients cannot be taken in torch.inference_mode: use torch.no_grad")
     precision = Precision.of(x.device)
@@ -114,7 +120,7 @@ class Passes:
         found = _differentiable(values())
         each = _checks.derivatives(found.sum() / k, parameters, zeros=True)
         for piece, one in zip(torch.split(out, self.sizes), each, strict=True):
-            piece.view_as(one).copy_(one)
+            piece.view_as(one).copy_(one.to_dense())  # an embedding's may be sparse
         return found.detach()
 
     def group_gradients(self, x: Tensor, delta: Tensor, y: Tensor, k: int, out: Tensor) -> Tensor:
@@ -155,7 +161,8 @@ class Passes:
 
     def along(self, x: Tensor, delta: Tensor, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         """The losses, and their slopes ``<w, grad L_i>``, both ``(B,)``: one forward-mode pass,
-        without autocast, which has no forward mode for convolutions.
+        without autocast, which has no forward mode for convolutions. Hooks on the gradients of
+        activations have no say in it, as they have in a backward pass.
 
         Raises:
             ValueError: if the model has an operator without forward-mode derivative.

@@ -80,7 +80,8 @@ def product_point(
     Args:
         model: run in eval mode and left as found. x: ``(k, ...)``. y: ``(k,)``. deltas: ``(m, k,
             ...)``.
-        method: ``"gram"``, ``"chunks"`` or ``"matrix-free"`` (see the module).
+        method: ``"gram"``, ``"chunks"`` or ``"matrix-free"`` (see the module; its forward mode
+            passes by hooks on the gradients of activations).
         chunks: number of groups of samples that each choose together; needed by, and only for,
             ``"chunks"``.
         loss: one value a sample.
@@ -92,7 +93,8 @@ def product_point(
 
     Raises:
         ValueError: for shapes that do not agree, an unknown method, an impossible number of chunks,
-            or a model whose samples are coupled, or that the method cannot differentiate.
+            or a model whose samples are coupled, that has hooks on its parameters' gradients, whose
+            ``eval()`` moves weights, or that the method cannot differentiate.
         FloatingPointError: if a loss or a gradient is not finite.
     """
     if (_checks.one_of("method", method, METHODS) == "chunks") != (chunks is not None):

@@ -36,8 +36,8 @@ def check_samples(through: Passes, x: Tensor) -> None:
         if not all(map(_same, before, model.parameters())):
             raise ValueError(
                 "model must have the same weights in train() and eval() for directions a sample, "
-                "got one whose eval() changes them (LoRA that merges): its parts would have no "
-                "gradient"
+                "got one whose eval() changes them (LoRA that merges): switch that off, since what "
+                "is merged has no gradient"
             )
         names = {id(p.requires_grad_()): name for name, p in through.parameters.items()}
         others = {name: p.requires_grad_() for name, p in through.detached().items()}

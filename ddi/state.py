@@ -93,7 +93,7 @@ def frozen(model: Model) -> Iterator[None]:
     if the module inside is.
 
     Raises:
-        ValueError: if ``model`` cannot be called.
+        ValueError: if ``model`` cannot be called, or has no eval mode (one of ``torch.export``).
     """
     _checks.function("model", model)
     if not isinstance(model, nn.Module):
@@ -108,7 +108,7 @@ def frozen(model: Model) -> Iterator[None]:
     flags = [(p, p.requires_grad, p.grad) for p in model.parameters() if not p.is_inference()]
     moved = _Moved.of(model, weights=switches(model))
     try:
-        model.eval()
+        _to_eval(model)
         for p, _, _ in flags:
             p.requires_grad_(False)
             p.grad = None  # what is summed up inside is not added to the caller's
@@ -126,6 +126,14 @@ def frozen(model: Model) -> Iterator[None]:
             p.requires_grad_(requires)
             p.grad = grad
         moved.put_back()
+
+
+def _to_eval(model: nn.Module) -> None:
+    try:
+        model.eval()
+    except NotImplementedError as error:  # so it is with torch.export(...).module()
+        kind = type(model).__name__
+        raise ValueError(f"model must have an eval mode, got {kind}, which has none") from error
 
 
 @contextmanager

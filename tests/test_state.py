@@ -407,6 +407,35 @@ def test_call_puts_tensors_in_every_place_of_a_parameter(make):
     copy.deepcopy(model)
 
 
+def test_the_gradient_of_a_sparse_embedding():
+    class Words(nn.Module):
+        def __init__(self, sparse):
+            super().__init__()
+            torch.manual_seed(0)
+            self.words, self.head = nn.Embedding(12, 6, sparse=sparse), nn.Linear(6, 10)
+
+        def forward(self, x):
+            return self.head(self.words((10 * x).long().flatten(1)).mean(1))
+
+    zero = lambda model, x, y: torch.zeros_like(x)  # noqa: E731
+    sparse, dense = (descent_rule("single")(Words(s), X, Y, zero).gradient for s in (True, False))
+    torch.testing.assert_close(sparse, dense)
+    assert dense[:72].norm() > 0.01
+
+
+def test_a_module_of_torch_export_and_inference_tensors_are_refused_in_words():
+    model = MLP(hidden=(8,))
+    exported = torch.export.export(model, (X,)).module()
+    with pytest.raises(ValueError, match="model must have an eval mode, got"):
+        clean_accuracy(exported, X, Y)
+    assert all(p.requires_grad for p in exported.parameters())
+    with torch.inference_mode():
+        x, y = X * 1, Y * 1
+    for images, labels, name in ((x, Y, "x"), (X, y, "y")):
+        with pytest.raises(ValueError, match=f"{name} must be .* made under torch.inference_mode"):
+            descent_rule("single")(model, images, labels, PGD(0.1, 0.05, 1))
+
+
 def test_trainable_parameters_are_the_floating_ones_that_ask_for_a_gradient():
     model = Twice()
     model.head.bias.requires_grad_(False)

@@ -286,6 +286,30 @@ def test_autoattack_is_at_least_as_strong_as_pgd():
     assert autoattack_accuracy(model, x, y, 0.1, "L2").value > theirs.value
 
 
+class InPlace(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x.sub_(0.5).mul_(2))
+
+
+def test_autoattack_of_a_network_that_normalises_in_place():
+    pytest.importorskip("pyautoattack")
+    torch.manual_seed(1)
+    net, x = nn.Sequential(nn.Flatten(), nn.Linear(25, 2)), torch.rand(20, 1, 5, 5)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(25, 2))
+    with torch.no_grad():  # the same function, without the subtraction
+        plain[1].weight.copy_(2 * net[1].weight)
+        plain[1].bias.copy_(net[1].bias - net[1].weight.sum(1))
+    y, kept = plain(x).argmax(1), x.clone()
+    found = autoattack_accuracy(InPlace(net), x, y, 0.05)
+    assert torch.equal(x, kept)
+    exact = robust_accuracy(plain, x, y, FGSM(0.05)).value
+    assert 0.1 < exact < 0.9 and abs(found.value - exact) < 0.11
+
+
 def test_autoattack_in_l1_is_no_stronger_than_the_greedy_maximum_of_a_linear_network():
     """With two classes FGSM's one step, filled greedily, is the exact maximiser in ball and box."""
     pytest.importorskip("pyautoattack")

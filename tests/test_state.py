@@ -237,7 +237,6 @@ class Merging(nn.Linear):
 
     def __init__(self, *sizes):
         super().__init__(*sizes)
-        self.weight.requires_grad_(False)
         self.a = nn.Parameter(torch.randn(2, sizes[0]))
         self.b = nn.Parameter(torch.randn(sizes[1], 2))
         self.merged = False

@@ -130,7 +130,7 @@ PLANTED = [
     F("samples are compared in every step", "samples", "_check_alone", "_alone[id(model)] = model", "pass", "product.statistics_of_one_sample_are_not_refused_and_are_looked_for_once"),
     F("gradients are not restored", "state", "frozen", "p.grad = grad", "pass", "state.frozen_restores_what_is_done_to_it_inside"),
     F("buffers are not restored", "state", "frozen", "moved.put_back()", "pass", "state.frozen_restores_what_is_done_to_it_inside"),
-    F("attacks run the model in training mode", "state", "frozen", "model.eval()", "pass", "attacks.each_sample_is_attacked_for_itself"),
+    F("attacks run the model in training mode", "state", "frozen", "_to_eval(model)", "pass", "attacks.each_sample_is_attacked_for_itself"),
     F("the caller's autocast rounds the algebra too", "state", "Precision.algebra", "torch.autocast(self.device, enabled=False)", "torch.enable_grad()", "state.only_forward_passes_see_the_callers_autocast"),
     # simplices and quadratic problems
     F("the projection onto the simplex sorts upwards", "simplices", "_project", "-np.sort(-v, axis=-1)", "np.sort(v, axis=-1)", "solver.projection_satisfies_the_kkt_conditions"),

@@ -196,7 +196,9 @@ class _InFloat32(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        return logits(answer(self.run, images.to(self.dtype)), len(images)).to(images.dtype)
+        return logits(answer(self.run, images.to(self.dtype, copy=True)), len(images)).to(
+            images.dtype
+        )
 
 
 def _few_classes(suite: Any, classes: int) -> None:

@@ -151,13 +151,14 @@ def loss_like(name: str, value: LossLike) -> LossLike:
 
 def inner(loss: LossLike, model: Network, x: Tensor, y: Tensor) -> Inner:
     """``delta -> (B,)``, whatever kind of loss that is: for a function of logits and labels
-    ``delta -> loss(model(x + delta), y)``.
+    ``delta -> loss(model(x + delta), y)``. The model may write into the images that it is given.
 
     Raises:
         ValueError: when it is called, if it does not return one value a sample.
     """
     if isinstance(loss, Objective):
-        values_of = loss.inner(model, x, y)
+        # on copies: a model that normalises in place would change the images for the next pass
+        values_of = loss.inner(lambda images: model(images.clone()), x, y)
         return lambda delta: _one_each(values_of(delta), len(x))
     return lambda delta: _one_each(loss(model(x + delta), y), len(x))
 

@@ -206,6 +206,48 @@ def test_mart_is_finite_where_the_rival_is_all_but_certain():
     assert torch.isfinite(per_sample_gradients(model, x, y * 0, 0 * x[None], MART())).all()
 
 
+class InPlace(nn.Module):
+    """Normalises its images in place, or not."""
+
+    def __init__(self, within: bool):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net, self.within = MLP(hidden=(16,)).double(), within
+
+    def forward(self, x):
+        return self.net(x.sub_(0.5).div_(0.25) if self.within else (x - 0.5) / 0.25)
+
+
+class Twice(Objective):
+    """A user's: one tensor of images for two passes."""
+
+    def inner(self, model, x, y):
+        def values(delta):
+            moved = x + delta
+            return cross_entropy(model(moved), y) + cross_entropy(model(moved), y)
+
+        return values
+
+
+@pytest.mark.parametrize("loss", [KL(), TRADES(6.0), MART(5.0), Twice()], ids=str)
+@pytest.mark.parametrize("name", ["single", "product"])
+def test_an_objective_of_a_network_that_normalises_in_place_is_that_of_one_that_does_not(
+    name, loss
+):
+    data = digits()
+    x, y = data.x_train[:12].double(), data.y_train[:12]
+    before, found = x.clone(), []
+    for within in (True, False):
+        model, attack = InPlace(within), PGD(0.2, 0.05, 3, loss=loss)
+        drawn = lambda: torch.Generator().manual_seed(0)  # noqa: E731
+        step = descent_rule(name, m=2, loss=loss)(model, x, y, attack, drawn())
+        found.append((attack(model, x, y, drawn()), step.gradient, torch.tensor(step.loss)))
+        assert torch.equal(x, before)
+    assert found[0][1].norm() > 1e-3
+    for here, there in zip(*found, strict=True):
+        torch.testing.assert_close(here, there)
+
+
 def test_kl_does_not_move_from_zero_and_moves_from_a_random_start():
     """Its value and gradient are 0 there: raw steps stay, up to rounding."""
     model, x, y = problem()

@@ -115,6 +115,9 @@ PLANTED = [
     F("an attack of another signature passes the door", "adversary", "attack_like", "signature.bind(*words, **takes)", "pass", "attacks.a_callable_of_another_signature_is_refused_at_every_door"),
     F("an attack class without a generator passes the door", "adversary", "attack_like", "4 if own else 3", "3", "attacks.a_callable_of_another_signature_is_refused_at_every_door"),
     F("an evaluation of another signature begins a run", "plan", "whole_plan", "attack_like('evaluation', evaluation)", "pass", "attacks.a_callable_of_another_signature_is_refused_at_every_door"),
+    F("a user's attack class is called without protection", "adversary", "as_attack", "own if ours else _Guarded(own)", "own if isinstance(thing, Attack) else _Guarded(own)", "attacks.a_users_class_is_run_as_the_same_function_is"),
+    F("a parent's restarts hide the call that a user wrote", "adversary", "_Guarded.restarts", "self._rank('__call__') < self._rank('restarts')", "False", "attacks.a_users_class_is_run_as_the_same_function_is"),
+    F("objectives see the caller's own images", "losses", "", "model(images.clone())", "model(images)", "objectives.an_objective_of_a_network_that_normalises_in_place_is_that_of_one_that_does_not"),
     F("the margin is over all classes", "losses", "margin_loss", "logits.masked_fill(true, -torch.inf)", "logits", "attacks.losses_by_hand"),
     F("the margin compares with 0", "losses", "margin_loss", "logits.masked_fill(true, -torch.inf)", "logits.masked_fill(true, 0.0)", "attacks.losses_by_hand"),
     # what a model carries

@@ -236,13 +236,21 @@ class Shift:
             through = replace(through, model=eager(through.model))
         slope, penalty, k = through.rows(), self.penalty, len(x) * world()
 
-        def terms() -> Tensor:
-            found = penalty.terms(through.inner(x, y), x, *self.points)
-            return _checks.float_tensor(
-                "the penalty's terms", found, 1, (len(x),), all_finite=False
-            )
+        with once(through.model) as again:
 
-        mean = total(through.gradient_of(terms, k, slope).double().sum()) / k
+            def terms() -> Tensor:
+                values_of = through.inner(x, y)
+
+                def at(delta: Tensor) -> Tensor:
+                    again()  # all points are of one function, of one dropout mask
+                    return values_of(delta)
+
+                found = penalty.terms(at, x, *self.points)
+                return _checks.float_tensor(
+                    "the penalty's terms", found, 1, (len(x),), all_finite=False
+                )
+
+            mean = total(through.gradient_of(terms, k, slope).double().sum()) / k
         weight = penalty.weigh(float(mean))
         return row + weight * total(slope), value + weight * mean
 

@@ -230,6 +230,7 @@ PLANTED = [
     F("a penalty counts once a group of the product", "descent", "Rule._combined", "moved[1] / count", "moved[1]", "objectives.a_penalty_shifts_every_column_by_its_gradient"),
     F("matrix-free forgets the shift", "descent", "Rule._matrix_free", "frank_wolfe(through, x, y, deltas, 1e-06, most, measure_gap=False, shift=row)", "frank_wolfe(through, x, y, deltas, 1e-06, most, measure_gap=False)", "objectives.a_penalty_shifts_every_column_by_its_gradient"),
     F("a penalty's passes move the statistics", "gradients", "columns", "if shift.penalty is not None:\n    again()", "pass", "objectives.what_passes_move_moves_once_with_objectives_and_penalties"),
+    F("every point of a penalty has a dropout mask of its own", "gradients", "Shift.at", "again()", "pass", "objectives.all_points_of_a_penalty_have_the_mask_of_the_columns"),
     F("ELLE-A's weight is kept where nothing jumps", "objectives", "AdaptiveELLE.weigh", "self.decay * s['weight']", "s['weight']", "objectives.the_adaptive_weight_jumps_and_fades"),
     F("the state of a penalty is not in the checkpoint", "trainer", "_Training.load_state_dict", "memory.load_state_dict(held)", "pass", "objectives.a_run_with_the_adaptive_weight_goes_on_bit_for_bit"),
     F("a penalty keeps its state from run to run", "sharpness", "_fresh", "rule.penalty.fresh()", "rule.penalty", "objectives.the_same_rule_begins_every_run_afresh"),

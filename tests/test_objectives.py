@@ -523,6 +523,31 @@ def test_penalties_beside_an_objective_are_of_cross_entropy():
     torch.testing.assert_close(both - trades, elle - plain)
 
 
+@pytest.mark.parametrize("loss", [cross_entropy, TRADES()], ids=["ce", "trades"])
+@each_penalty
+def test_all_points_of_a_penalty_have_the_mask_of_the_columns(penalty, loss):
+    """In training mode a penalty is that of the one network that the mask leaves."""
+    model, x, y = problem(6, model=Noisy())
+    steps = []
+    for some in (None, penalty):
+        torch.manual_seed(3)
+        rule = descent_rule("single", loss=loss, penalty=some)
+        steps.append(rule(model, x, y, Fixed(0.3, 0.1, 1), drawn()))
+    shift = steps[1].gradient - steps[0].gradient
+
+    def masked(images):  # the network with the mask of the first pass, whatever is drawn between
+        torch.manual_seed(3)
+        return model(images)
+
+    points = penalty.points(x, ATTACK.threat, drawn())
+    mean = penalty.weight * penalty.terms(inner(cross_entropy, masked, x, y), x, *points).mean()
+    assert steps[1].loss - steps[0].loss == pytest.approx(mean.item(), rel=1e-9)
+    torch.testing.assert_close(shift, flat_gradient(model, mean))
+    flat = penalty.terms(inner(cross_entropy, masked, x, y), x, *[0 * p for p in points])
+    if not isinstance(penalty, CURE):  # which chooses its own points
+        assert mean > 1e-6 and flat.abs().max() < 1e-9
+
+
 @pytest.mark.parametrize("loss", [cross_entropy, TRADES(), MART()], ids=["ce", "trades", "mart"])
 @pytest.mark.parametrize(
     "name, options",

@@ -241,11 +241,11 @@ class Shift:
             def terms() -> Tensor:
                 values_of = through.inner(x, y)
 
-                def at(delta: Tensor) -> Tensor:
+                def values_at(delta: Tensor) -> Tensor:
                     again()  # all points are of one function, of one dropout mask
                     return values_of(delta)
 
-                found = penalty.terms(at, x, *self.points)
+                found = penalty.terms(values_at, x, *self.points)
                 return _checks.float_tensor(
                     "the penalty's terms", found, 1, (len(x),), all_finite=False
                 )

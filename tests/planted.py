@@ -195,6 +195,7 @@ PLANTED = [
     F("what SAMPa remembers is not in the checkpoint", "trainer", "_Training.state_dict", "[memory.state_dict() for memory in memories(self.plan)]", "[]", "sharpness.a_run_with_sampa_that_is_interrupted_is_the_uninterrupted_one"),
     F("a run begins with what the run before has left", "plan", "whole_plan", "replace(phase, rule=fresh(phase.rule))", "phase", "sharpness.a_run_begins_with_an_empty_memory_and_counts_its_passes"),
     F("an epoch's SAMPa has lost its memory", "sharpness", "SAM.around", "copy.copy(self)", "replace(self)", "sharpness.an_epoch_s_rule_has_its_m_and_length_and_shares_the_memory"),
+    F("the second call of a step joins a penalty's history", "sharpness", "_OneWeight.weigh", "self.weight_of_step is None", "True", "objectives.a_step_of_two_calls_is_one_entry_of_history_and_has_one_weight"),
     F("SAM counts its passes as its rule's", "sharpness", "SAM.passes", "2 * self.rule.passes(steps)", "self.rule.passes(steps)", "sharpness.passes_counted_are_passes_made_from_the_first_call_on"),
     # evaluation
     F("accuracies in training mode, and statistics moved", "evaluate", "_correct", "frozen(model)", "torch.no_grad()", "evaluate.accuracies_are_those_of_eval_mode_whatever_the_batch_size"),

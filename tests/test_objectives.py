@@ -7,6 +7,7 @@ import math
 import re
 import shlex
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,12 +27,14 @@ from ddi import (
     MLP,
     PGA,
     PGD,
+    SAM,
     TRADES,
     AdaptiveELLE,
     GradAlign,
     LInf,
     Objective,
     Penalty,
+    SAMPa,
     Setting,
     SmallNet,
     cross_entropy,
@@ -693,6 +696,38 @@ def test_the_adaptive_weight_jumps_and_fades():
     assert again == penalty and again.state_dict()["count"] == 0 and again.weigh(3.0) == 0.0
     again.load_state_dict(penalty.state_dict())
     assert again.weigh(1.0) == penalty.weigh(1.0) == 12.5
+
+
+@pytest.mark.parametrize("around", [SAM, partial(SAMPa, lam=0.25, t=0.01)], ids=["sam", "sampa"])
+def test_a_step_of_two_calls_is_one_entry_of_history_and_has_one_weight(around):
+    """The mean terms of the first calls are the history; each step's weight is that of both."""
+    model, x, y = curved()
+    seen = []
+
+    class Told(AdaptiveELLE):
+        def terms(self, values_of, x, *points):
+            seen.append(super().terms(values_of, x, *points).mean().item())
+            return super().terms(values_of, x, *points)
+
+    penalty = Told(100.0, 0.5, 0.0)
+    rule, other = (
+        around(descent_rule("single", penalty=penalty), rho=0.2),
+        AdaptiveELLE(100.0, 0.5, 0.0),
+    )
+    for step in range(3):
+        more = rule(model, x, y, ATTACK, drawn(step))
+        assert len(seen) == 2 * (step + 1) and seen[-1] != seen[-2]
+        weight = other.weigh(seen[-2])
+        assert penalty.state == pytest.approx(other.state)
+        if around is SAM:
+            fixed = SAM(descent_rule("single", penalty=ELLE(weight)), rho=0.2)
+            want = fixed(model, x, y, ATTACK, drawn(step))
+            torch.testing.assert_close(more.gradient, want.gradient)
+            assert more.loss == pytest.approx(want.loss)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.mul_(1.1)
+    assert penalty.state["count"] == 3 and penalty.state["weight"] > 0
 
 
 def run_elle_a(folder, epochs, stop=None):

@@ -99,7 +99,7 @@ PLANTED = [
     F("a radius beyond the images' dtype passes", "threat", "Threat.check", "finite('eps', self.eps, 0.0, torch.finfo(x.dtype).max)", "pass", "attacks.lengths_beyond_the_dtype_of_the_images_are_refused_and_what_it_holds_is_not"),
     # attacks and losses
     F("the attack goes down", "attacks", "Ascent.run", "delta + attack.step(gradient, x + delta, size)", "delta - attack.step(gradient, x + delta, size)", "attacks.delta_is_in_the_set_detached_and_no_weaker_than_nothing"),
-    F("no projection after a step", "attacks", "Ascent.run", "project(delta + attack.step(gradient, x + delta, size))", "delta + attack.step(gradient, x + delta, size)", "attacks.delta_is_in_the_set_detached_and_no_weaker_than_nothing"),
+    F("no projection after a step", "attacks", "Ascent.run", "project((delta + attack.step(gradient, x + delta, size)).to(x.dtype))", "(delta + attack.step(gradient, x + delta, size)).to(x.dtype)", "attacks.delta_is_in_the_set_detached_and_no_weaker_than_nothing"),
     F("no random start", "attacks", "PGD._start", "self.threat.sample(x, generator) if self.random_start else torch.zeros_like(x)", "torch.zeros_like(x)", "attacks.fast_starts_at_random_and_takes_one_step"),
     F("the best iterate is the weakest", "attacks", "_better", "values > best", "values < best", "attacks.best_iterate_is_never_worse_than_the_last_or_the_start"),
     F("the last iterate is not considered for the best", "attacks", "Ascent.run", "_better(values_of(delta), delta, best, kept)[1]", "kept", "attacks.best_iterate_is_never_worse_than_the_last_or_the_start"),
@@ -188,7 +188,7 @@ PLANTED = [
     F("both passes of SAM draw from the attack's generator", "sharpness", "SAM.__call__", "once(_checks.instance('model', model, nn.Module), generator)", "once(model)", "sharpness.without_radius_sam_is_the_rule_and_draws_as_it_does"),
     F("weights stay perturbed after an exception", "state", "displaced", "p.data.copy_(value)", "p.data.copy_(value if __import__('sys').exc_info()[0] is None else p.data)", "sharpness.weights_are_back_bit_for_bit_also_after_an_exception"),
     F("weights are put back by subtracting", "state", "displaced", "p.detach().clone()", "(p.detach() + 1) - 1", "sharpness.weights_are_back_bit_for_bit_also_after_an_exception"),
-    F("SAMPa takes its perturbed gradient on the new batch", "sharpness", "SAMPa.__call__", "self.rule(model, images, labels, attack, generator)", "self.rule(model, x, y, attack, generator)", "sharpness.three_steps_of_sampa_by_hand"),
+    F("SAMPa takes its perturbed gradient on the new batch", "sharpness", "SAMPa.__call__", "rule(model, images, labels, attack, generator)", "rule(model, x, y, attack, generator)", "sharpness.three_steps_of_sampa_by_hand"),
     F("SAMPa's auxiliary point is where it was", "sharpness", "SAMPa.__call__", "-self.t * gradient", "0 * gradient", "sharpness.three_steps_of_sampa_by_hand"),
     F("lam and 1 - lam are swapped", "sharpness", "SAMPa.__call__", "(1 - lam) * there.gradient + lam * ahead.gradient", "lam * there.gradient + (1 - lam) * ahead.gradient", "sharpness.three_steps_of_sampa_by_hand"),
     F("SAMPa remembers the perturbed gradient", "sharpness", "SAMPa.__call__", "(x.detach().clone(), y.clone(), ahead.gradient)", "(x.detach().clone(), y.clone(), there.gradient)", "sharpness.three_steps_of_sampa_by_hand"),

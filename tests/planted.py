@@ -118,6 +118,12 @@ PLANTED = [
     F("a user's attack class is called without protection", "adversary", "as_attack", "own if ours else _Guarded(own)", "own if isinstance(thing, Attack) else _Guarded(own)", "attacks.a_users_class_is_run_as_the_same_function_is"),
     F("a parent's restarts hide the call that a user wrote", "adversary", "_Guarded.restarts", "self._rank('__call__') < self._rank('restarts')", "False", "attacks.a_users_class_is_run_as_the_same_function_is"),
     F("objectives see the caller's own images", "losses", "", "model(images.clone())", "model(images)", "objectives.an_objective_of_a_network_that_normalises_in_place_is_that_of_one_that_does_not"),
+    F("gradients in the images are not scaled in float16", "losses", "Scaled.through", "gradient * _along(powers[0], gradient)", "gradient", "float16.an_attack_is_as_strong_as_in_float32"),
+    F("what is scaled in float16 is not divided again", "losses", "Scaled.through", "gradient / _along(powers[0], gradient)", "gradient", "float16.a_step_of_length_one_is_the_gradient_itself"),
+    F("a scaled pass that overflows is the last", "losses", "Scaled.rise", "not bad.any()", "True", "float16.a_step_of_length_one_is_the_gradient_itself"),
+    F("coupled samples have a scale each", "losses", "Scaled.through", "self.together", "False", "float16.samples_that_are_coupled_have_one_scale"),
+    F("directions are not scaled in float16", "gradients", "Passes.scales", "(9, 1, -7)", "(0, 0, 0)", "float16.a_direction_is_that_of_float32"),
+    F("a scaled direction that overflows is the last", "gradients", "Passes.scales", "(9, 1, -7)", "(9, 9, 9)", "float16.a_direction_is_that_of_float32"),
     F("the margin is over all classes", "losses", "margin_loss", "logits.masked_fill(true, -torch.inf)", "logits", "attacks.losses_by_hand"),
     F("the margin compares with 0", "losses", "margin_loss", "logits.masked_fill(true, -torch.inf)", "logits.masked_fill(true, 0.0)", "attacks.losses_by_hand"),
     # what a model carries

@@ -303,8 +303,8 @@ def move(through: Passes, x: Tensor, delta: Tensor, y: Tensor) -> None:
 
 def assign_gradient(model: nn.Module, flat: Tensor) -> None:
     """Put a flat gradient into ``.grad`` of the trainable parameters, in their order; the others'
-    stay as they are. It is not scaled any more, so a ``GradScaler``, which divides by its scale, has no
-    place before the optimiser's step.
+    stay as they are. It is not scaled, so a ``GradScaler``, which divides by its scale, has no
+    place before the optimiser's step (in float16 the rules scale and divide again).
 
     Raises:
         ValueError: if its length is not the number of trainable parameters, or it is not finite.

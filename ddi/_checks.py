@@ -310,15 +310,15 @@ def network(name: str, value: Any) -> Callable[[Tensor], Any]:
 
 
 def derivatives(
-    value: Tensor, inputs: Sequence[Tensor], zeros: bool = False, graph: bool = False
+    value: Tensor, inputs: Sequence[Tensor], zeros: bool = False, **graph: Any
 ) -> Sequence[Any]:
-    """``torch.autograd.grad``, unused inputs allowed (with ``zeros`` as gradients), perhaps with a
-    graph of their own; words where the model checkpoints its activations in the way that allows
-    ``.backward()`` only.
+    """``torch.autograd.grad`` with its options about the graph, unused inputs allowed (with
+    ``zeros`` as gradients); words where the model checkpoints its activations in the way that
+    allows ``.backward()`` only.
     """
     try:
         return torch.autograd.grad(
-            value, inputs, create_graph=graph, allow_unused=True, materialize_grads=zeros
+            value, inputs, allow_unused=True, materialize_grads=zeros, **graph
         )
     except RuntimeError as error:
         if "use_reentrant" in str(error):

@@ -1,7 +1,7 @@
 """What an attack is, to whoever calls one: a method or a function ``(model, x, y) -> delta``."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,13 +22,15 @@ from ddi._checks import (
 from ddi.state import Model, frozen
 
 ALL = slice(None)
+RETURNED = "what the attack returns"
 
 __all__ = ["ALL", "Attack", "AttackLike", "as_attack", "attack_like"]
 
 
 class Attack:
     """What rules, evaluation and trainer call. A subclass defines ``__call__``, and has restarts
-    from it.
+    from it, or the other way round. One that is not of this package is called as a function is
+    (:func:`as_attack`).
     """
 
     @property
@@ -70,12 +72,13 @@ AttackLike = Attack | Callable[..., Tensor]
 
 
 def as_attack(thing: AttackLike) -> Attack:
-    """The attack behind ``thing``: itself, or a callable ``(model, x, y) -> delta`` as an attack.
+    """The attack behind ``thing``: one of this package itself, and a callable ``(model, x, y) ->
+    delta`` or a user's subclass of :class:`Attack` within what every user's attack needs.
 
-    A callable that has an argument named ``generator`` is given it. It is called on copies of the
-    images and labels, with the model in eval mode and left as found; what it returns is checked.
-    It returns perturbations: a function that returns images (as those of torchattacks do) needs
-    ``- x`` behind it.
+    It is called on copies of the images and labels, with the model in eval mode and left as found;
+    what it returns is checked, of ``restarts`` too. A callable that has an argument named
+    ``generator`` is given it. It returns perturbations: a function that returns images (as those of
+    torchattacks do) needs ``- x`` behind it.
 
     Raises:
         ValueError: if ``thing`` cannot be called so, or (when it is called) if it does not return
@@ -83,7 +86,9 @@ def as_attack(thing: AttackLike) -> Attack:
         FloatingPointError: if what it returns is not finite.
     """
     attack_like("attack", thing)
-    return thing if isinstance(thing, Attack) else _Function(thing)
+    own = thing if isinstance(thing, Attack) else _Function(thing)
+    ours = own is thing and type(own).__module__.startswith("ddi.")
+    return own if ours else _Guarded(own)
 
 
 def attack_like(name: str, thing: AttackLike) -> AttackLike:
@@ -112,23 +117,94 @@ class _Function(Attack):
     def __call__(
         self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        network("model", model)
-        float_tensor("x", x, 2)
-        one_device(x=x, y=batch_of("y", y, len(x)))
-        random_source("generator", generator, x.device)
         takes = {"generator": generator} if _takes_generator(self.run) else {}
-        with frozen(model):
-            delta = self.run(model, x.detach().clone(), y.detach().clone(), **takes)
-        name = "what the attack returns"
-        float_tensor(name, delta, shape=tuple(x.shape), all_finite=False)
-        one_device(x=x, delta=delta)
-        if not delta.isfinite().all():
-            raise FloatingPointError(f"{name} must be finite, got NaN or infinite entries")
-        if _images(x, delta.detach()):
-            raise ValueError(
-                f"{name} must be perturbations, got what looks like images: return images - x"
-            )
-        return delta.detach().to(x.dtype)
+        delta: Tensor = self.run(model, x, y, **takes)
+        return delta
+
+
+@dataclass(frozen=True)
+class _Guarded(Attack):
+    """A user's attack, whatever it overrides; its attributes are this one's. Of calls and restarts
+    those count that a user wrote: the other is made of them, and not what the parent had.
+    """
+
+    own: Attack
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "own":  # also while a copy is being made
+            raise AttributeError(name)
+        return getattr(self.own, name)
+
+    def _rank(self, name: str) -> int:
+        """How many classes are between the attack's and the one that defines the method."""
+        return [name in vars(kind) for kind in type(self.own).__mro__].index(True)
+
+    @property
+    def passes(self) -> int:
+        return self.own.passes
+
+    def passes_for(self, classes: int) -> int:
+        return self.own.passes_for(classes)
+
+    def __call__(
+        self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        if self._rank("restarts") < self._rank("__call__"):
+            return self.restarts(model, x, y, 1, generator)[0]
+
+        def run(x: Tensor, y: Tensor) -> Tensor:
+            return _tensor(self.own(model, x, y, generator), x.shape)[None]
+
+        return _guarded(run, model, x, y, generator)[0]
+
+    def restarts(
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor,
+        m: int,
+        generator: torch.Generator | None = None,
+        batch_size: int | None = None,
+        only: slice = ALL,
+    ) -> Tensor:
+        if self._rank("__call__") < self._rank("restarts"):  # each call on what was given
+            return super().restarts(model, x, y, m, generator, batch_size, only)
+        m, size = sizes(m, batch_size, only)
+
+        def run(x: Tensor, y: Tensor) -> Tensor:
+            deltas = self.own.restarts(model, x, y, m, generator, batch_size=size, only=only)
+            return _tensor(deltas, (m, *chosen(x, only).shape))
+
+        return _guarded(run, model, x, y, generator, only)
+
+
+def _guarded(
+    run: Callable[[Tensor, Tensor], Tensor],
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    generator: torch.Generator | None,
+    only: slice = ALL,
+) -> Tensor:
+    """``run`` on copies, ``(m, *x[only].shape)``, detached, in the dtype of ``x``."""
+    network("model", model)
+    float_tensor("x", x, 2)
+    one_device(x=x, y=batch_of("y", y, len(x)))
+    random_source("generator", generator, x.device)
+    with frozen(model):
+        deltas = run(x.detach().clone(), y.detach().clone()).detach()
+    one_device(x=x, delta=deltas)
+    if not deltas.isfinite().all():
+        raise FloatingPointError(f"{RETURNED} must be finite, got NaN or infinite entries")
+    if any(_images(chosen(x.detach(), only), delta) for delta in deltas):
+        raise ValueError(
+            f"{RETURNED} must be perturbations, got what looks like images: return images - x"
+        )
+    return deltas.to(x.dtype)
+
+
+def _tensor(deltas: Any, shape: Sequence[int]) -> Tensor:
+    return float_tensor(RETURNED, deltas, shape=tuple(shape), all_finite=False)
 
 
 def _images(x: Tensor, delta: Tensor) -> bool:

@@ -13,6 +13,7 @@ the batch is attacked as a whole, and the result depends on how it was cut.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ from ddi._checks import (
     store,
 )
 from ddi.adversary import ALL, Attack, as_attack, chosen, sizes, usable
-from ddi.losses import LossLike, cross_entropy, inner, loss_like, margin_loss, of_classes, rise
+from ddi.losses import LossLike, Scaled, cross_entropy, inner, loss_like, margin_loss, of_classes
 from ddi.state import Model, Precision, frozen
 from ddi.threat import Box, Projection, Threat, threat_model
 
@@ -235,17 +236,19 @@ class Ascent:
     y: Tensor
     delta: Tensor
     checked: bool = False  # whether the labels are classes of the model
+    scaled: Scaled = field(init=False)
 
     def run(self) -> Tensor:
         """The attack's steps from ``delta``."""
         attack, x, delta = self.attack, self.x, self.delta
         project: Projection = attack.threat.projection(x)
-        best, kept = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device), delta
+        self.scaled = Scaled(self.model, self.precision, x)
+        best, kept = torch.full((len(x),), -torch.inf, dtype=self.scaled.wide).to(x.device), delta
         wrong = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         with frozen(self.model):
             values_of = inner(self.loss, self._logits, x, self.y)
             for step in range(1, attack.steps + 1):
-                values, gradient = rise(values_of, delta)
+                values, gradient = self.scaled.rise(values_of, delta)
                 bad = ~gradient.flatten(1).abs().amax(1).isfinite() & (wrong == 0)
                 wrong = torch.where(bad, step, wrong)  # looked at once, below: no wait for a GPU
                 if attack.keep == "best":
@@ -254,7 +257,7 @@ class Ascent:
                 if attack.schedule is not None:
                     size *= finite(f"schedule({step})", attack.schedule(step), low=0.0)
                     finite("alpha", size, 0.0, torch.finfo(x.dtype).max)
-                delta = project(delta + attack.step(gradient, x + delta, size))
+                delta = project((delta + attack.step(gradient, x + delta, size)).to(x.dtype))
             if attack.keep == "best":
                 with torch.no_grad():
                     kept = _better(values_of(delta), delta, best, kept)[1]
@@ -267,7 +270,8 @@ class Ascent:
         return kept if attack.keep == "best" else delta
 
     def _logits(self, images: Tensor) -> Tensor:
-        output: Tensor = self.precision.forward(lambda images: answer(self.model, images), images)
+        run = partial(self.precision.forward, partial(answer, self.model))
+        output = self.scaled.through(run, images)
         if not self.checked and of_classes(self.loss):
             labels("y", self.y, len(images), logits(output, len(images)).shape[1])
         self.checked = True

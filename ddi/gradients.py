@@ -3,7 +3,8 @@
 A gradient is flat over the model's trainable parameters, in the order of
 :func:`ddi.state.trainable`; one that the model does not use has gradient 0. The passes run in the
 autocast that the caller has switched on, and nothing else does: from the logits on, all is in the
-dtype of the images.
+dtype of the images (for float16 in float32). Passes in float16 are scaled, so that small gradients
+are not lost.
 """
 
 import warnings
@@ -19,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ddi import _checks
 from ddi.adversary import AttackLike
-from ddi.losses import Inner, LossLike, Objective, cross_entropy, inner, loss_like
+from ddi.losses import Inner, LossLike, Objective, cross_entropy, inner, loss_like, narrow
 from ddi.objectives import Penalty
 from ddi.parallel import total, world
 from ddi.state import Precision, call, eager, once, trainable
@@ -57,7 +58,8 @@ def passes(model: nn.Module, x: Tensor, y: Tensor, loss: LossLike) -> Iterator["
         raise RuntimeError("gradients cannot be taken in torch.inference_mode: use torch.no_grad")
     precision = Precision.of(x.device)
     with precision.algebra():
-        yield Passes(model, loss, trainable(eager(model)), int(y.max()) + 1, precision)
+        parameters, classes = trainable(eager(model)), int(y.max()) + 1
+        yield Passes(model, loss, parameters, classes, precision, narrow(model, precision, x))
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Passes:
 
     Attributes:
         model, loss: as given. parameters: the trainable ones. classes: least number of them.
-        precision: that of the caller.
+        precision: that of the caller. narrow: whether backward passes are in float16.
     """
 
     model: nn.Module
@@ -74,6 +76,7 @@ class Passes:
     parameters: dict[str, nn.Parameter]
     classes: int
     precision: Precision
+    narrow: bool
 
     @property
     def sizes(self) -> list[int]:
@@ -84,11 +87,21 @@ class Passes:
         """Room for ``shape`` flat gradients, not filled."""
         parameters = list(self.parameters.values())
         dtype = reduce(torch.promote_types, [p.dtype for p in parameters])
+        dtype = torch.float32 if dtype == torch.float16 else dtype  # of a range for gradients
         return torch.empty(*shape, sum(self.sizes), dtype=dtype, device=parameters[0].device)
 
     def flat(self) -> Tensor:
         """The parameters themselves, ``(d,)``."""
-        return torch.cat([p.detach().flatten() for p in self.parameters.values()])
+        return torch.cat([p.detach().flatten() for p in self.parameters.values()], out=self.rows())
+
+    def scales(self, k: int) -> tuple[float, ...]:
+        """By what to multiply a mean over ``k`` losses before its backward pass, and divide the
+        gradient after it, the first that does not overflow: in float16, which has no numbers below
+        6e-8, small gradients would be 0.
+        """
+        if not self.narrow:
+            return (1.0,)
+        return tuple(2.0 ** (power + k.bit_length() - 1) for power in (9, 1, -7))
 
     def inner(self, x: Tensor, y: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Inner:
         """The inner problem ``delta -> (B,)`` of the batch; with other tensors in place of the
@@ -101,7 +114,7 @@ class Passes:
             if logits.shape[1] < self.classes:
                 top, classes = self.classes - 1, logits.shape[1]
                 raise ValueError(f"y must be class labels from 0 to {classes - 1}, got {top}")
-            return logits
+            return logits.float() if logits.dtype == torch.float16 else logits
 
         return inner(self.loss, network, x, y)
 
@@ -118,9 +131,13 @@ class Passes:
         # inside frozen this is undone on leaving; outside they have it already
         parameters = [p.requires_grad_() for p in self.parameters.values()]
         found = _differentiable(values())
-        each = _checks.derivatives(found.sum() / k, parameters, zeros=True)
-        for piece, one in zip(torch.split(out, self.sizes), each, strict=True):
-            piece.view_as(one).copy_(one.to_dense())  # an embedding's may be sparse
+        for scale in self.scales(k):
+            value = found.sum() * scale / k if self.narrow else found.sum() / k
+            each = _checks.derivatives(value, parameters, zeros=True, retain_graph=self.narrow)
+            for piece, one in zip(torch.split(out, self.sizes), each, strict=True):
+                piece.view_as(one).copy_(one.to_dense())  # sparse: embeddings
+            if not self.narrow or out.div_(scale).isfinite().all():
+                break
         return found.detach()
 
     def group_gradients(self, x: Tensor, delta: Tensor, y: Tensor, k: int, out: Tensor) -> Tensor:
@@ -149,14 +166,18 @@ class Passes:
             parameters: dict[str, Tensor], some: Tensor, moved: Tensor, labels: Tensor
         ) -> tuple[Tensor, Tensor]:
             losses = _differentiable(self.inner(some, labels, parameters)(moved))
-            return losses.sum(), losses
+            return (losses.sum() * scale if self.narrow else losses.sum()), losses
 
-        pieces = (v.reshape(len(out), -1, *v.shape[1:]) for v in (x, delta, y))
-        with _unfused():
-            every = vmap(grad(value, has_aux=True), in_dims=(None, 0, 0, 0))
-            each, losses = every(self.detached(), *pieces)
-        for piece, one in zip(torch.split(out, self.sizes, 1), each.values(), strict=True):
-            torch.div(one.reshape(len(out), -1), k, out=piece)  # of a number: (groups,)
+        pieces = [v.reshape(len(out), -1, *v.shape[1:]) for v in (x, delta, y)]
+        for scale in self.scales(1):
+            with _unfused():
+                every = vmap(grad(value, has_aux=True), in_dims=(None, 0, 0, 0))
+                each, losses = every(self.detached(), *pieces)
+            for piece, one in zip(torch.split(out, self.sizes, 1), each.values(), strict=True):
+                one = one.reshape(len(out), -1).to(piece)  # of a number: (groups,)
+                torch.div(one, k * scale, out=piece)
+            if not self.narrow or out.isfinite().all():
+                break
         return losses.flatten()
 
     def along(self, x: Tensor, delta: Tensor, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -243,13 +264,21 @@ class Shift:
             through = replace(through, model=eager(through.model))
         slope, penalty, k = through.rows(), self.penalty, len(x) * world()
 
-        def terms() -> Tensor:
-            found = penalty.terms(through.inner(x, y), x, *self.points)
-            return _checks.float_tensor(
-                "the penalty's terms", found, 1, (len(x),), all_finite=False
-            )
+        with once(through.model) as again:
 
-        mean = total(through.gradient_of(terms, k, slope).double().sum()) / k
+            def terms() -> Tensor:
+                values_of = through.inner(x, y)
+
+                def values_at(delta: Tensor) -> Tensor:
+                    again()  # all points are of one function, of one dropout mask
+                    return values_of(delta)
+
+                found = penalty.terms(values_at, x, *self.points)
+                return _checks.float_tensor(
+                    "the penalty's terms", found, 1, (len(x),), all_finite=False
+                )
+
+            mean = total(through.gradient_of(terms, k, slope).double().sum()) / k
         weight = penalty.weigh(float(mean))
         return row + weight * total(slope), value + weight * mean
 
@@ -283,7 +312,7 @@ def move(through: Passes, x: Tensor, delta: Tensor, y: Tensor) -> None:
 def assign_gradient(model: nn.Module, flat: Tensor) -> None:
     """Put a flat gradient into ``.grad`` of the trainable parameters, in their order; the others'
     stay as they are. It is not scaled, so a ``GradScaler``, which divides by its scale, has no
-    place before the optimiser's step.
+    place before the optimiser's step (in float16 the rules scale and divide again).
 
     Raises:
         ValueError: if its length is not the number of trainable parameters, or it is not finite.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ddi import _checks
+from ddi.state import Precision
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Network = Callable[[Tensor], Tensor]
@@ -22,10 +23,12 @@ __all__ = [
     "Named",
     "Network",
     "Objective",
+    "Scaled",
     "cross_entropy",
     "inner",
     "loss_like",
     "margin_loss",
+    "narrow",
     "of_classes",
     "rise",
 ]
@@ -151,13 +154,14 @@ def loss_like(name: str, value: LossLike) -> LossLike:
 
 def inner(loss: LossLike, model: Network, x: Tensor, y: Tensor) -> Inner:
     """``delta -> (B,)``, whatever kind of loss that is: for a function of logits and labels
-    ``delta -> loss(model(x + delta), y)``.
+    ``delta -> loss(model(x + delta), y)``. The model may write into the images that it is given.
 
     Raises:
         ValueError: when it is called, if it does not return one value a sample.
     """
     if isinstance(loss, Objective):
-        values_of = loss.inner(model, x, y)
+        # on copies: a model that normalises in place would change the images for the next pass
+        values_of = loss.inner(lambda images: model(images.clone()), x, y)
         return lambda delta: _one_each(values_of(delta), len(x))
     return lambda delta: _one_each(loss(model(x + delta), y), len(x))
 
@@ -188,10 +192,85 @@ def rise(values_of: Inner, delta: Tensor, create_graph: bool = False) -> tuple[T
     delta = delta.detach().requires_grad_(True)
     values, gradient = values_of(delta), None
     if values.requires_grad:
-        (gradient,) = _checks.derivatives(values.sum(), [delta], graph=create_graph)
+        (gradient,) = _checks.derivatives(values.sum(), [delta], create_graph=create_graph)
     if gradient is None:
         raise ValueError(
             "loss(model(x), y) must be differentiable in x, got one without a path back to the "
             "images (a detach, an argmax or a no_grad in the model?)"
         )
     return (values if create_graph else values.detach()), gradient
+
+
+def narrow(model: object, precision: Precision, images: Tensor) -> bool:
+    """Whether a backward pass is in float16, which has no numbers below 6e-8: by the autocast, the
+    images or the weights.
+    """
+    held = {p.dtype for m in _modules(model) for p in m.parameters(recurse=False)}
+    return torch.float16 in held | {images.dtype, precision.dtype if precision.low else None}
+
+
+def _modules(model: object) -> list[nn.Module]:
+    return [*model.modules()] if isinstance(model, nn.Module) else []
+
+
+class Scaled:
+    """Gradients in the images that float16 does not lose (in other dtypes nothing is done): what
+    comes into the network at the logits is multiplied by a power of two, a sample at a time, and
+    what comes out at the images is divided by it again, in float32.
+
+    Args:
+        model: where its BatchNorm has no running statistics, which couples the samples, all have
+            one power. precision: of the passes. x: the images of a batch.
+
+    Attributes:
+        wide: the dtype of losses and gradients.
+    """
+
+    def __init__(self, model: object, precision: Precision, x: Tensor) -> None:
+        norms = [m for m in _modules(model) if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        self.together = any(m.running_mean is None for m in norms)
+        self.on, self.dtype = narrow(model, precision, x), x.dtype
+        self.wide = torch.promote_types(x.dtype, torch.float32) if self.on else x.dtype
+        self.top = torch.full((len(x),), 5, device=x.device)  # largest entry at the logits, log2
+
+    def through(self, run: Network, images: Tensor) -> Tensor:
+        """``run(images)``, to be differentiated in the images alone."""
+        if not self.on:
+            return run(images)
+        powers: list[Tensor] = []
+
+        def grow(gradient: Tensor) -> Tensor:
+            largest = gradient.abs().reshape(len(gradient), -1).amax(1)
+            each = (self.top - torch.frexp(largest).exponent).clamp(-126, 126)
+            each = each.amin().expand_as(each) if self.together else each
+            powers[:] = [torch.ones_like(largest).ldexp(each)]
+            return gradient * _along(powers[0], gradient)
+
+        def shrink(gradient: Tensor) -> Tensor:
+            return gradient / _along(powers[0], gradient)
+
+        images = images.to(self.wide, copy=True)
+        if images.requires_grad:
+            images.register_hook(shrink)  # type: ignore[no-untyped-call]
+        logits = run(images.to(self.dtype, copy=True))
+        if not isinstance(logits, Tensor) or not logits.is_floating_point():
+            return logits  # whoever checks must see it
+        logits = logits.to(self.wide, copy=True)
+        if logits.requires_grad:
+            logits.register_hook(grow)  # type: ignore[no-untyped-call]
+        return logits
+
+    def rise(self, values_of: Inner, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """As :func:`rise`; a sample whose gradient overflows is tried again with smaller powers."""
+        while True:
+            values, gradient = rise(values_of, delta.to(self.wide))
+            if not self.on:
+                return values, gradient
+            bad = ~gradient.flatten(1).abs().amax(1).isfinite() & (self.top > -19)
+            if not bad.any():
+                return values, gradient
+            self.top = torch.where(bad | self.together, self.top - 8, self.top)
+
+
+def _along(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (like.ndim - 1))

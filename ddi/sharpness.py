@@ -4,8 +4,8 @@
 gradient at ``theta``: one ascent step towards ``max { L(theta + e) : ||e|| <= rho }`` (Foret et al.
 2021), and the gradient there. :class:`SAMPa` perturbs by a gradient that it already has, so that
 its two gradients do not wait for each other (Xie et al. 2024). Both call the rule twice a step, on
-*one* function of the weights: the second call meets the same dropout masks, BatchNorm statistics
-and random starts as the first, and only what the first one moves stays moved.
+*one* function of the weights: the second call meets the same dropout masks, BatchNorm statistics,
+random starts and weight of a penalty as the first, and only what the first one moves stays moved.
 """
 
 import copy
@@ -19,7 +19,10 @@ from torch import Tensor, nn
 from ddi import _checks
 from ddi.adversary import AttackLike
 from ddi.descent import Rule, Step
+from ddi.losses import Inner
+from ddi.objectives import Penalty
 from ddi.state import displaced, once
+from ddi.threat import Threat
 
 __all__ = ["SAM", "AnyRule", "SAMPa", "fresh", "of_epoch"]
 
@@ -95,10 +98,11 @@ class SAM:
         as they are, bit for bit, also after an exception.
         """
         with once(_checks.instance("model", model, nn.Module), generator) as again:
-            here = self.rule(model, x, y, attack, generator)
+            rule = _of_one_weight(self.rule)
+            here = rule(model, x, y, attack, generator)
             again()
             with displaced(model, self._ascent(here.gradient)):
-                there = self.rule(model, x, y, attack, generator)
+                there = rule(model, x, y, attack, generator)
         more = {"sharpness": there.loss - here.loss}
         return replace(there, loss=here.loss, diagnostics=there.diagnostics | more)
 
@@ -179,16 +183,17 @@ class SAMPa(SAM):
     ) -> Step:
         """See :meth:`SAM.__call__`."""
         with once(_checks.instance("model", model, nn.Module), generator) as again:
+            rule = _of_one_weight(self.rule)
             if past := self._past(x):
                 images, labels, gradient, lam = *past, self.lam
                 with displaced(model, -self.t * gradient):
-                    ahead = self.rule(model, x, y, attack, generator)
+                    ahead = rule(model, x, y, attack, generator)
             else:
-                ahead = self.rule(model, x, y, attack, generator)
+                ahead = rule(model, x, y, attack, generator)
                 images, labels, gradient, lam = x, y, ahead.gradient, 0.0
             again()
             with displaced(model, self._ascent(gradient)):
-                there = self.rule(model, images, labels, attack, generator)
+                there = rule(model, images, labels, attack, generator)
         kept = x.detach().clone(), y.clone(), ahead.gradient
         self._memory.update(zip(MEMORY, kept, strict=True))
         step = (1 - lam) * there.gradient + lam * ahead.gradient
@@ -198,6 +203,31 @@ class SAMPa(SAM):
         """What is remembered, on the device of ``x``."""
         device = x.device if isinstance(x, Tensor) else None
         return tuple(self._memory[key].to(device) for key in MEMORY if self._memory)
+
+
+class _OneWeight(Penalty):
+    """A penalty within one step: the first call's terms join its history and set its weight."""
+
+    def __init__(self, penalty: Penalty) -> None:
+        self.penalty, self.passes, self.twice = penalty, penalty.passes, penalty.twice
+        self.weight_of_step: float | None = None
+
+    def points(
+        self, x: Tensor, threat: Threat, generator: torch.Generator | None
+    ) -> tuple[Tensor, ...]:
+        return self.penalty.points(x, threat, generator)
+
+    def terms(self, values_of: Inner, x: Tensor, *points: Tensor) -> Tensor:
+        return self.penalty.terms(values_of, x, *points)
+
+    def weigh(self, mean: float) -> float:
+        if self.weight_of_step is None:
+            self.weight_of_step = self.penalty.weigh(mean)
+        return self.weight_of_step
+
+
+def _of_one_weight(rule: Rule) -> Rule:
+    return rule if rule.penalty is None else replace(rule, penalty=_OneWeight(rule.penalty))
 
 
 AnyRule = Rule | SAM

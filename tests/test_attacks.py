@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ddi import (
+    ELLE,
     FAST,
     FGSM,
     L2,
@@ -574,6 +575,100 @@ def test_an_attack_of_ones_own_has_restarts_and_is_taken_as_it_is(batch):
     assert robust_accuracy(small_model(), x, small_model()(x).argmax(1), Zero()).value == 1
     with pytest.raises(NotImplementedError):
         Attack()(small_model(), x, y)
+
+
+def climb(model, x, y, steps=2):
+    """What a user writes: it thinks of no mode, leaves gradients, and writes into its arguments."""
+    clean, delta = x.clone(), torch.zeros_like(x)
+    for _ in range(steps):
+        delta.requires_grad_()
+        cross_entropy(model(clean + delta), y).sum().backward()
+        delta = (delta.detach() + 0.05 * delta.grad.sign()).clamp(-EPS, EPS)
+    x.zero_(), y.zero_()
+    return delta
+
+
+class Calls(Attack):
+    def __call__(self, model, x, y, generator=None):
+        return climb(model, x, y)
+
+
+class Restarts(PGD):
+    def restarts(self, model, x, y, m, generator=None, batch_size=None, only=slice(None)):
+        return torch.stack([climb(model, x[only].clone(), y[only].clone()) for _ in range(m)])
+
+
+class Inside(PGD):
+    def _ascend(self, model, precision, x, y, start, batch_size):
+        return climb(model, x, y)
+
+
+class Mixed(Calls, PGD):
+    """Overrides by a parent."""
+
+
+@pytest.mark.parametrize("own", [Calls(), Restarts(EPS), Inside(EPS), Mixed(EPS)], ids=repr)
+def test_a_users_class_is_run_as_the_same_function_is(batch, own):
+    x, y = batch
+    kept, labels = x.clone(), y.clone()
+    found = []
+    for attack in (own, climb):
+        model = small_model(norm="batch").train()
+        norm = next(m for m in model if isinstance(m, nn.BatchNorm1d))
+        deltas = as_attack(attack).restarts(model, x, y, 2, only=slice(1, 9))
+        assert norm.num_batches_tracked == 0 and all(p.grad is None for p in model.parameters())
+        step = Rule("mean", m=2)(model, x, y, attack)
+        assert norm.num_batches_tracked == 1 and all(p.grad is None for p in model.parameters())
+        robust_accuracy(model, x, model.eval()(x).argmax(1), attack)
+        model.train()
+        assert norm.num_batches_tracked == 1 and all(p.grad is None for p in model.parameters())
+        assert model.training and torch.equal(x, kept) and torch.equal(y, labels)
+        found.append((deltas, step.gradient, as_attack(attack)(model, x, y)))
+    assert found[1][0].any()
+    for here, there in zip(*found, strict=True):
+        torch.testing.assert_close(here, there, rtol=0, atol=1e-12)
+
+
+def test_what_a_users_class_is_beside_its_call_stays(batch):
+    attack = as_attack(Mixed(EPS, steps=3))
+    assert (attack.passes, attack.passes_for(10), attack.steps) == (3, 3, 3)
+    assert attack.threat.eps == EPS and attack == as_attack(Mixed(EPS, steps=3)) != as_attack(climb)
+    step = Rule("single", penalty=ELLE())(small_model(), *batch, attack)  # it needs the set
+    assert step.loss > 0
+
+
+def fixed(value, many):
+    """A class whose call, or whose restarts, return that."""
+
+    class One(Attack):
+        def __call__(self, model, x, y, generator=None):
+            return value(x)
+
+    class Many(One):
+        def restarts(self, model, x, y, m, generator=None, batch_size=None, only=slice(None)):
+            return value(x[only])[None].repeat_interleave(m, 0)
+
+    return Many() if many else One()
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize(
+    ("value", "error", "words"),
+    [
+        (lambda x: x[:1, :, :1, :1], ValueError, r"returns must be .*12, 1, 8, 8\)"),
+        (lambda x: x[:3], ValueError, r"returns must be .*12, 1, 8, 8\)"),
+        (lambda x: x / 0, FloatingPointError, "returns must be finite"),
+        (lambda x: (x + 0.1).clamp(0, 1), ValueError, "looks like images: return images - x"),
+    ],
+)
+def test_what_a_users_class_returns_is_checked(batch, many, value, error, words):
+    x, _ = batch
+    model, attack = small_model(), fixed(value, many)
+    with pytest.raises(error, match=words):
+        Rule("single")(model, *batch, attack)
+    if not many:
+        with pytest.raises(error, match=words):
+            robust_accuracy(model, x, model(x).argmax(1), attack)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import math
 import re
 import shlex
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,12 +27,14 @@ from ddi import (
     MLP,
     PGA,
     PGD,
+    SAM,
     TRADES,
     AdaptiveELLE,
     GradAlign,
     LInf,
     Objective,
     Penalty,
+    SAMPa,
     Setting,
     SmallNet,
     cross_entropy,
@@ -204,6 +207,48 @@ def test_mart_is_finite_where_the_rival_is_all_but_certain():
         model[-1].bias[3] = 80.0
     assert torch.isfinite(sample_losses(model, x, y * 0, deltas_of(model, x, y), MART())).all()
     assert torch.isfinite(per_sample_gradients(model, x, y * 0, 0 * x[None], MART())).all()
+
+
+class InPlace(nn.Module):
+    """Normalises its images in place, or not."""
+
+    def __init__(self, within: bool):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net, self.within = MLP(hidden=(16,)).double(), within
+
+    def forward(self, x):
+        return self.net(x.sub_(0.5).div_(0.25) if self.within else (x - 0.5) / 0.25)
+
+
+class Twice(Objective):
+    """A user's: one tensor of images for two passes."""
+
+    def inner(self, model, x, y):
+        def values(delta):
+            moved = x + delta
+            return cross_entropy(model(moved), y) + cross_entropy(model(moved), y)
+
+        return values
+
+
+@pytest.mark.parametrize("loss", [KL(), TRADES(6.0), MART(5.0), Twice()], ids=str)
+@pytest.mark.parametrize("name", ["single", "product"])
+def test_an_objective_of_a_network_that_normalises_in_place_is_that_of_one_that_does_not(
+    name, loss
+):
+    data = digits()
+    x, y = data.x_train[:12].double(), data.y_train[:12]
+    before, found = x.clone(), []
+    for within in (True, False):
+        model, attack = InPlace(within), PGD(0.2, 0.05, 3, loss=loss)
+        drawn = lambda: torch.Generator().manual_seed(0)  # noqa: E731
+        step = descent_rule(name, m=2, loss=loss)(model, x, y, attack, drawn())
+        found.append((attack(model, x, y, drawn()), step.gradient, torch.tensor(step.loss)))
+        assert torch.equal(x, before)
+    assert found[0][1].norm() > 1e-3
+    for here, there in zip(*found, strict=True):
+        torch.testing.assert_close(here, there)
 
 
 def test_kl_does_not_move_from_zero_and_moves_from_a_random_start():
@@ -481,6 +526,31 @@ def test_penalties_beside_an_objective_are_of_cross_entropy():
     torch.testing.assert_close(both - trades, elle - plain)
 
 
+@pytest.mark.parametrize("loss", [cross_entropy, TRADES()], ids=["ce", "trades"])
+@each_penalty
+def test_all_points_of_a_penalty_have_the_mask_of_the_columns(penalty, loss):
+    """In training mode a penalty is that of the one network that the mask leaves."""
+    model, x, y = problem(6, model=Noisy())
+    steps = []
+    for some in (None, penalty):
+        torch.manual_seed(3)
+        rule = descent_rule("single", loss=loss, penalty=some)
+        steps.append(rule(model, x, y, Fixed(0.3, 0.1, 1), drawn()))
+    shift = steps[1].gradient - steps[0].gradient
+
+    def masked(images):  # the network with the mask of the first pass, whatever is drawn between
+        torch.manual_seed(3)
+        return model(images)
+
+    points = penalty.points(x, ATTACK.threat, drawn())
+    mean = penalty.weight * penalty.terms(inner(cross_entropy, masked, x, y), x, *points).mean()
+    assert steps[1].loss - steps[0].loss == pytest.approx(mean.item(), rel=1e-9)
+    torch.testing.assert_close(shift, flat_gradient(model, mean))
+    flat = penalty.terms(inner(cross_entropy, masked, x, y), x, *[0 * p for p in points])
+    if not isinstance(penalty, CURE):  # which chooses its own points
+        assert mean > 1e-6 and flat.abs().max() < 1e-9
+
+
 @pytest.mark.parametrize("loss", [cross_entropy, TRADES(), MART()], ids=["ce", "trades", "mart"])
 @pytest.mark.parametrize(
     "name, options",
@@ -626,6 +696,38 @@ def test_the_adaptive_weight_jumps_and_fades():
     assert again == penalty and again.state_dict()["count"] == 0 and again.weigh(3.0) == 0.0
     again.load_state_dict(penalty.state_dict())
     assert again.weigh(1.0) == penalty.weigh(1.0) == 12.5
+
+
+@pytest.mark.parametrize("around", [SAM, partial(SAMPa, lam=0.25, t=0.01)], ids=["sam", "sampa"])
+def test_a_step_of_two_calls_is_one_entry_of_history_and_has_one_weight(around):
+    """The mean terms of the first calls are the history; each step's weight is that of both."""
+    model, x, y = curved()
+    seen = []
+
+    class Told(AdaptiveELLE):
+        def terms(self, values_of, x, *points):
+            seen.append(super().terms(values_of, x, *points).mean().item())
+            return super().terms(values_of, x, *points)
+
+    penalty = Told(100.0, 0.5, 0.0)
+    rule, other = (
+        around(descent_rule("single", penalty=penalty), rho=0.2),
+        AdaptiveELLE(100.0, 0.5, 0.0),
+    )
+    for step in range(3):
+        more = rule(model, x, y, ATTACK, drawn(step))
+        assert len(seen) == 2 * (step + 1) and seen[-1] != seen[-2]
+        weight = other.weigh(seen[-2])
+        assert penalty.state == pytest.approx(other.state)
+        if around is SAM:
+            fixed = SAM(descent_rule("single", penalty=ELLE(weight)), rho=0.2)
+            want = fixed(model, x, y, ATTACK, drawn(step))
+            torch.testing.assert_close(more.gradient, want.gradient)
+            assert more.loss == pytest.approx(want.loss)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.mul_(1.1)
+    assert penalty.state["count"] == 3 and penalty.state["weight"] > 0
 
 
 def run_elle_a(folder, epochs, stop=None):

@@ -538,6 +538,39 @@ def test_phases_may_come_in_any_order_and_bundles_length_follows_the_rate(tmp_pa
     assert [p["start"] for p in config["phases"]] == [0.25, 0.5]
 
 
+def test_a_phase_that_starts_at_0_is_the_first_and_is_recorded_as_such(tmp_path):
+    phases = [Phase(0.5, descent_rule("mean", m=2), WEAK), Phase(0, descent_rule("ddi", m=3), WEAK)]
+    setting = replace(QUICK, epochs=2, epoch_steps=1)
+    train(fresh(), digits(), descent_rule("single"), ATTACK, setting, tmp_path, WEAK, phases)
+    record = read_record(tmp_path)
+    assert record.metrics["m"].tolist() == [3, 2]
+    assert record.metrics["passes"].tolist() == [3 * 2, 3 * 2 + 2 * 2]  # WEAK has one step
+    config = record.config
+    assert (config["rule"]["name"], config["attack"]["steps"]) == ("ddi", WEAK.steps)
+    assert [phase["rule"]["name"] for phase in config["phases"]] == ["mean"]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "starts", "words"),
+    [
+        (4, (0.5, 0.5), "starts 0.5 and 0.5, which are both epoch 3 of 4"),
+        (4, (0, 0.25, 0), "starts 0.0 and 0.0, which are both epoch 1 of 4"),
+        (4, (0.3, 0.4), "starts 0.3 and 0.4, which are both epoch 3 of 4"),
+        (4, (1e-9,), "starts 0.0 and 1e-09, which are both epoch 1 of 4"),
+        (2, (0.9,), "at 1 of 2 epochs, got the start 0.9"),
+        (1, (0.5,), "at 0 of 1 epochs, got the start 0.5"),
+    ],
+)
+def test_a_phase_without_an_epoch_is_refused_before_anything_is_made(
+    tmp_path, epochs, starts, words
+):
+    phases = [Phase(start, descent_rule("ddi"), WEAK) for start in starts]
+    setting = replace(QUICK, epochs=epochs)
+    with pytest.raises(ValueError, match=f"^phases .*{words}"):
+        run(tmp_path / "run", setting=setting, phases=phases)
+    assert not (tmp_path / "run").exists()
+
+
 def test_augmentation_reaches_the_attack_from_the_setting_s_generator(tmp_path):
     seen = []
 

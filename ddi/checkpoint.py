@@ -7,6 +7,7 @@ numbers and where they come from, is :mod:`ddi.record`, which writes by this mod
 
 import hashlib
 import io
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +23,14 @@ try:
 except ImportError:  # Windows has no flock: there two processes on one folder are not told apart
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Checkpoints", "Lock", "load_weights", "save_atomically", "write_atomically"]
+__all__ = [
+    "Checkpoints",
+    "Lock",
+    "load_weights",
+    "save_atomically",
+    "write_atomically",
+    "write_json",
+]
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
@@ -33,6 +41,11 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def write_json(path: Path, thing: Any) -> None:
+    """Write ``thing`` atomically."""
+    write_atomically(path, (json.dumps(thing, indent=2) + "\n").encode())
 
 
 def save_atomically(thing: Any, path: Path) -> None:

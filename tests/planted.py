@@ -239,6 +239,8 @@ PLANTED = [
     F("phases act in the order in which they are given", "plan", "phase_at", "max(begun, key=lambda phase: phase.start)", "begun[-1]", "trainer.shares_of_the_epochs_fall_in_their_epoch_exactly"),
     F("a phase that starts at 0 is ignored", "plan", "joined", "[phase for phase in phases if phase.start == 0] or [Phase(0.0, rule, attack)]", "[Phase(0.0, rule, attack)]", "trainer.a_phase_that_starts_at_0_is_the_first_and_is_recorded_as_such"),
     F("a phase that never begins is accepted", "plan", "_check_starts", "first[-1] >= setting.epochs", "False", "trainer.a_phase_without_an_epoch_is_refused_before_anything_is_made"),
+    F("a copied record counts as a seed", "plots", "by_arm", "other.seed == record.seed", "other.name == record.name", "plots.a_copied_record_is_no_seed"),
+    F("the rows of a record are in the order of the file", "record", "_metrics", "'epoch' in columns", "False", "record.rows_come_by_epoch_in_whatever_order_a_table_has_them"),
     F("phases are recorded in the order in which they are given", "plan", "config_of", "sorted(later, key=lambda phase: phase.start)", "later", "trainer.phases_may_come_in_any_order_and_bundles_length_follows_the_rate"),
     F("the default evaluation forgets norm and box", "plan", "default_evaluation", "PGD(attack.eps, attack.eps / 4, 20, norm=attack.norm, box=attack.box)", "PGD(attack.eps, attack.eps / 4, 20)", "trainer.the_default_evaluation_is_in_the_set_of_the_attack"),
     F("augmentation is ignored", "trainer", "_Training.one_step", "self.setting.augment", "False", "trainer.augmentation_reaches_the_attack_from_the_setting_s_generator"),

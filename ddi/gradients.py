@@ -275,8 +275,9 @@ def move(through: Passes, x: Tensor, delta: Tensor, y: Tensor) -> None:
 
 def assign_gradient(model: nn.Module, flat: Tensor) -> None:
     """Put a flat gradient into ``.grad`` of the trainable parameters, in their order; the others'
-    stay as they are. It is not scaled, so a ``GradScaler``, which divides by its scale, has no
-    place before the optimiser's step.
+    stay as they are. It takes the place of what ``.grad`` held, where ``backward`` adds: whoever
+    accumulates over batches averages their gradients first. It is not scaled, so a ``GradScaler``,
+    which divides by its scale, has no place before the optimiser's step.
 
     Raises:
         ValueError: if its length is not the number of trainable parameters, or it is not finite.

@@ -77,7 +77,8 @@ def train(
 
     Args:
         model: on the device of ``data``, perhaps compiled; its initial weights count only where no
-            checkpoint is found.
+            checkpoint is found. Every step is in training mode (``model.train()``), also of layers
+            that were in eval mode: to freeze BatchNorm's statistics, override its ``train``.
         data: a part of its training images is held out for validation; the test set is not touched.
         rule: of :mod:`ddi.descent` or :mod:`ddi.sharpness`, whose memory begins empty; for
             ``bundle`` and SAMPa, ``t`` is the learning rate of the epoch.

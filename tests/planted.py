@@ -193,6 +193,8 @@ PLANTED = [
     F("SAMPa remembers the perturbed gradient", "sharpness", "SAMPa.__call__", "(x.detach().clone(), y.clone(), ahead.gradient)", "(x.detach().clone(), y.clone(), there.gradient)", "sharpness.three_steps_of_sampa_by_hand"),
     F("what SAMPa remembers is not in the checkpoint", "trainer", "_Training.state_dict", "[memory.state_dict() for memory in memories(self.plan)]", "[]", "sharpness.a_run_with_sampa_that_is_interrupted_is_the_uninterrupted_one"),
     F("a run begins with what the run before has left", "plan", "whole_plan", "replace(phase, rule=fresh(phase.rule))", "phase", "sharpness.a_run_begins_with_an_empty_memory_and_counts_its_passes"),
+    F("SAMPa uses the memory of another model", "sharpness", "SAMPa._forget_unless_of", "self._memory.clear()", "pass", "sharpness.another_model_begins_without_the_memory_of_the_first"),
+    F("the l2 projection is rounded out of the ball", "threat", "L2._onto_both", "torch.where(near.abs() > exact.abs(), less, near)", "near", "threat.the_l2_projection_stays_in_the_ball_in_half_precision"),
     F("an epoch's SAMPa has lost its memory", "sharpness", "SAM.around", "copy.copy(self)", "replace(self)", "sharpness.an_epoch_s_rule_has_its_m_and_length_and_shares_the_memory"),
     F("SAM counts its passes as its rule's", "sharpness", "SAM.passes", "2 * self.rule.passes(steps)", "self.rule.passes(steps)", "sharpness.passes_counted_are_passes_made_from_the_first_call_on"),
     # evaluation

@@ -259,6 +259,8 @@ PLANTED = [
     F("the weights are not restored", "trainer", "_Training.load_state_dict", "eager(self.model).load_state_dict(state['model'])", "pass", "trainer.an_interrupted_run_goes_on_and_is_the_uninterrupted_one"),
     F("the optimiser is not restored", "trainer", "_Training.load_state_dict", "self.optimiser.load_state_dict(state['optimiser'])", "pass", "trainer.an_interrupted_run_goes_on_and_is_the_uninterrupted_one"),
     F("the attacks' generator is not restored", "trainer", "_Training.load_state_dict", "self.attacks.set_state(state['attacks'])", "pass", "trainer.an_interrupted_run_goes_on_and_is_the_uninterrupted_one"),
+    F("Python's and NumPy's generators are not in the checkpoint", "checkpoint", "set_unsaved", "_set_generators(state)", "pass", "trainer.foreign_generators_and_unsaved_buffers_are_of_the_run_and_in_its_checkpoint"),
+    F("non-persistent buffers are not restored", "checkpoint", "set_unsaved", "buffer.data.copy_(state['buffers'][name])", "pass", "trainer.foreign_generators_and_unsaved_buffers_are_of_the_run_and_in_its_checkpoint"),
     F("the network's own random numbers are not restored", "trainer", "_Training.load_state_dict", "torch.random.set_rng_state(state['torch'])", "pass", "trainer.an_interrupted_run_goes_on_and_is_the_uninterrupted_one"),
     F("the dtype of the data is not recorded", "trainer", "train", "provenance(data, data.x_train.device, data.x_train.dtype)", "provenance(data, data.x_train.device)", "trainer.the_dtype_is_recorded"),
     F("the network is no part of what decides a run", "trainer", "train", "network_hash(model)", "''", "trainer.another_run_is_told_apart_and_nothing_of_the_first_is_touched"),

@@ -7,13 +7,17 @@ numbers and where they come from, is :mod:`ddi.record`, which writes by this mod
 
 import hashlib
 import io
+import json
 import os
-from collections.abc import Mapping
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddi.identity import differences
 
@@ -22,7 +26,17 @@ try:
 except ImportError:  # Windows has no flock: there two processes on one folder are not told apart
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Checkpoints", "Lock", "load_weights", "save_atomically", "write_atomically"]
+__all__ = [
+    "Checkpoints",
+    "Lock",
+    "load_weights",
+    "own_randomness",
+    "save_atomically",
+    "set_unsaved",
+    "unsaved",
+    "write_atomically",
+    "write_json",
+]
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
@@ -33,6 +47,11 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def write_json(path: Path, thing: Any) -> None:
+    """Write ``thing`` atomically."""
+    write_atomically(path, (json.dumps(thing, indent=2) + "\n").encode())
 
 
 def save_atomically(thing: Any, path: Path) -> None:
@@ -87,6 +106,47 @@ def digest(thing: Any) -> str:
 
     update(thing)
     return hashed.hexdigest()
+
+
+@contextmanager
+def own_randomness(device: torch.device, seed: int) -> Iterator[None]:
+    """Torch's, Python's and NumPy's own generators seeded inside; outside nothing has happened."""
+    before = _generators()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed), random.seed(seed), np.random.seed(seed % 2**32)
+            yield
+    finally:
+        _set_generators(before)
+
+
+def unsaved(model: nn.Module) -> dict[str, Any]:
+    """What steps move beside a ``state_dict``: non-persistent buffers, by name, and the states of
+    Python's and NumPy's generators, as plain values.
+    """
+    return _generators() | {"buffers": _buffers(model)}
+
+
+def set_unsaved(model: nn.Module, state: dict[str, Any]) -> None:
+    """Go on from what :func:`unsaved` returned."""
+    _set_generators(state)
+    for name, buffer in _buffers(model).items():
+        buffer.data.copy_(state["buffers"][name])
+
+
+def _generators() -> dict[str, Any]:
+    name, keys, *rest = np.random.get_state()
+    return {"python": random.getstate(), "numpy": (name, np.asarray(keys).tolist(), *rest)}
+
+
+def _set_generators(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+
+
+def _buffers(model: nn.Module) -> dict[str, Tensor]:
+    saved = model.state_dict(keep_vars=True)
+    return {name: buffer for name, buffer in model.named_buffers() if name not in saved}
 
 
 class Lock:

@@ -122,13 +122,18 @@ def directional_derivative(
         groups: ``(n,)`` integers, or ``None``.
 
     Returns:
-        A scalar in the dtype of ``gradients``.
+        A scalar in the dtype of ``gradients``, computed in float64 and rounded once; infinite where
+        that dtype (float16) cannot hold it.
     """
+    return _slope(gradients, direction, groups).to(gradients.dtype)
+
+
+def _slope(gradients: Tensor, direction: Tensor, groups: Tensor | None) -> Tensor:
+    """The directional derivative, a float64 scalar."""
     groups = _check(gradients, groups)
     _checks.float_tensor("direction", direction, shape=tuple(gradients.shape[1:]))
     _checks.one_device(gradients=gradients, direction=direction)
-    slopes = gradients.double() @ direction.double()
-    return _largest(slopes, groups).sum().to(gradients.dtype)
+    return _largest(gradients.double() @ direction.double(), groups).sum()
 
 
 def steepest_descent(
@@ -148,8 +153,9 @@ def steepest_descent(
     """
     groups, tol = _check(gradients, groups), _checks.non_negative("tol", tol)
     gradients = gradients.detach()
-    largest = gradients.abs().max()
-    unit = gradients / torch.where(largest > 0, largest, 1.0)
+    wide = gradients.to(torch.promote_types(gradients.dtype, torch.float32))
+    largest = wide.abs().max()
+    unit = wide / torch.where(largest > 0, largest, 1.0)
     weights = min_norm_product(gram_matrix(unit), groups, method=method).weights
     point = weights @ unit.double()
     reach = _largest(unit.double().norm(dim=1), groups).sum()
@@ -157,7 +163,7 @@ def steepest_descent(
     weights = weights.to(gradients.dtype)
     if norm > tol * reach:
         direction = (-point / norm).to(gradients.dtype)
-        slope = directional_derivative(unit, direction, groups) * largest
+        slope = (_slope(unit, direction, groups) * largest.double()).to(gradients.dtype)
         if slope < 0:  # rounding can eat a slope far below max ||g||
             return SteepestDescent(direction, weights, slope, False)
     return SteepestDescent(torch.zeros_like(gradients[0]), weights, gradients.new_zeros(()), True)
@@ -187,7 +193,7 @@ def certify(
         ValueError: for negative or non-finite ``lipschitz`` or ``radius``, or the wrong number of
             them.
     """
-    slope = directional_derivative(gradients, direction, groups).double().cpu()
+    slope = _slope(gradients, direction, groups).cpu()  # rounded to float32 it could prove too much
     count = len(torch.unique(_check(gradients, groups)))
     constants = _each("lipschitz", lipschitz, count) * _each("radius", radius, count)
     bound = (slope + constants.sum() * direction.double().norm().cpu()).item()
@@ -211,23 +217,25 @@ def _each(name: str, value: float | Tensor, count: int) -> Tensor:
 Phi = Callable[[Tensor], Tensor | float]
 
 
-def one_sided(phi: Phi, theta: Tensor, direction: Tensor, t: float = 1e-6) -> float:
+def one_sided(phi: Phi, theta: Tensor, direction: Tensor, t: float | None = None) -> float:
     """One-sided difference quotient ``(phi(theta + t s) - phi(theta)) / t`` for ``t > 0``; tends to
     ``D_s phi`` (eq. 6).
 
     Args:
         phi: from a tensor like ``theta`` to one finite number, or a tensor of one. theta: floating
-            point, of any shape. direction: ``s``, of that shape. t: positive.
+            point, of any shape. direction: ``s``, of that shape.
+        t: positive; by default 1e-6 in float64, and in other dtypes, where that would be lost in
+            rounding, the root of the dtype's resolution (3.5e-4 in float32).
 
     Raises:
         ValueError: for an argument that is none of these.
     """
-    t = _checks.positive("t", t)
+    t = _length(t, theta)
     ahead, here = _values(phi, theta, direction, t, 0.0)
     return (ahead - here) / t
 
 
-def two_sided(phi: Phi, theta: Tensor, direction: Tensor, t: float = 1e-6) -> float:
+def two_sided(phi: Phi, theta: Tensor, direction: Tensor, t: float | None = None) -> float:
     """Two-sided quotient ``(phi(theta + t s) - phi(theta - t s)) / (2 t)``; arguments and errors as
     for :func:`one_sided`.
 
@@ -235,9 +243,17 @@ def two_sided(phi: Phi, theta: Tensor, direction: Tensor, t: float = 1e-6) -> fl
     ``s`` and along ``-s``, and the limit is no directional derivative: ``phi = |theta|`` at 0 gives
     0.
     """
-    t = _checks.positive("t", t)
+    t = _length(t, theta)
     ahead, behind = _values(phi, theta, direction, t, -t)
     return (ahead - behind) / (2 * t)
+
+
+def _length(t: float | None, theta: Tensor) -> float:
+    """The ``t`` of a quotient: where its two errors, by rounding and by curvature, are alike."""
+    if t is not None:
+        return _checks.positive("t", t)
+    _checks.float_tensor("theta", theta, 0)
+    return max(1e-6, torch.finfo(theta.dtype).eps ** 0.5)
 
 
 def _values(phi: Phi, theta: Tensor, direction: Tensor, *steps: float) -> list[float]:

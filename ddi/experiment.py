@@ -30,7 +30,7 @@ from ddi import _words as words
 from ddi.adversary import Attack
 from ddi.data import Dataset
 from ddi.kernels import Kernels
-from ddi.plan import Phase, Setting, whole_plan
+from ddi.plan import Phase, Setting, joined, whole_plan
 from ddi.samplers import Sampler
 from ddi.sharpness import AnyRule
 from ddi.tables import applicable, attack_of, default_attack, known, make, model_of, rule_of
@@ -84,7 +84,7 @@ class Run:
     @property
     def plan(self) -> list[Phase]:
         """All phases."""
-        return [Phase(0.0, self.rule, self.attack), *self.phases]
+        return joined(self.rule, self.attack, self.phases)
 
     def folder(self, out: str | Path) -> Path:
         """Where its record is kept, inside ``out``."""

@@ -311,8 +311,8 @@ def move(through: Passes, x: Tensor, delta: Tensor, y: Tensor) -> None:
 
 def assign_gradient(model: nn.Module, flat: Tensor) -> None:
     """Put a flat gradient into ``.grad`` of the trainable parameters, in their order; the others'
-    stay as they are. It is not scaled, so a ``GradScaler``, which divides by its scale, has no
-    place before the optimiser's step (in float16 the rules scale and divide again).
+    stay as they are. It takes the place of what ``.grad`` held, where ``backward`` adds, and is not
+    scaled: whoever accumulates averages first, and a ``GradScaler`` (it would divide) is left out.
 
     Raises:
         ValueError: if its length is not the number of trainable parameters, or it is not finite.

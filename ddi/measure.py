@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ddi import _words as words
-from ddi.checkpoint import Checkpoints, load_weights
+from ddi.checkpoint import Checkpoints, load_weights, write_json
 from ddi.data import Dataset, load_data
 from ddi.evaluate import (
     Accuracy,
@@ -20,7 +20,7 @@ from ddi.evaluate import (
     robust_accuracy,
 )
 from ddi.identity import network_hash
-from ddi.record import Record, provenance, read_record, write_json
+from ddi.record import Record, provenance, read_record
 from ddi.tables import attack_of, default_attack, model_of
 
 __all__ = ["evaluate_run"]

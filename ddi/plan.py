@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ __all__ = [
     "checked_folder",
     "config_of",
     "default_evaluation",
+    "joined",
     "memories",
     "phase_at",
     "whole_plan",
@@ -98,7 +100,11 @@ class Setting:
         """Whether ``epoch``, counted from 0, is at or after that share of the epochs, exactly: of
         100 epochs 0.55 is epoch 55, which ``0.55 * 100 = 55.000000000000007`` is not.
         """
-        return epoch >= Fraction(share).limit_denominator(10**6) * self.epochs
+        return epoch >= self.first_epoch(share)
+
+    def first_epoch(self, share: float) -> int:
+        """The first epoch, counted from 0, at or after that share of the epochs, exactly."""
+        return ceil(Fraction(share).limit_denominator(10**6) * self.epochs)
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of an epoch, counted from 0."""
@@ -113,7 +119,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class Phase:
-    """From the share ``start`` of the epochs on, train with this rule and this attack."""
+    """From the share ``start`` of the epochs on, train with this rule and this attack.
+
+    A phase begins with the first epoch at or after that share (``start = 0.9`` of 2 epochs is after
+    the last: :func:`ddi.train` refuses a phase without an epoch). One that starts at 0 takes the
+    place of the rule and the attack that training is given besides.
+    """
 
     start: float
     rule: AnyRule
@@ -139,7 +150,7 @@ def whole_plan(
     """All phases of a run, each of its parts of its kind, and as at its beginning.
 
     Raises:
-        ValueError: for a part that is something else.
+        ValueError: for a part that is something else, or a phase that has no epoch of the run.
     """
     check.instance("setting", setting, Setting)
     attack_like("evaluation", evaluation)
@@ -147,8 +158,35 @@ def whole_plan(
         check.refuse("phases", "a list or tuple of ddi Phase", phases)
     for i, phase in enumerate(phases):
         check.instance(f"phases[{i}]", phase, Phase)
-    every = (Phase(0.0, rule, attack), *phases)
-    return [replace(phase, rule=fresh(phase.rule)) for phase in every]
+    _check_starts(setting, plan := joined(rule, attack, phases))
+    return [replace(phase, rule=fresh(phase.rule)) for phase in plan]
+
+
+def joined(rule: AnyRule, attack: AttackLike, phases: Sequence[Phase]) -> list[Phase]:
+    """All phases; the first is that of ``rule`` and ``attack``, unless one of ``phases`` starts at
+    0.
+    """
+    at_once = [phase for phase in phases if phase.start == 0] or [Phase(0.0, rule, attack)]
+    return [*at_once, *(phase for phase in phases if phase.start != 0)]
+
+
+def _check_starts(setting: Setting, plan: Sequence[Phase]) -> None:
+    """Raise ``ValueError`` unless every phase has an epoch: a plan that is not followed as it is
+    written would be recorded as if it were.
+    """
+    starts = sorted(phase.start for phase in plan)
+    first = [setting.first_epoch(start) for start in starts]
+    for one, two, i, j in zip(starts, starts[1:], first, first[1:], strict=False):
+        if i == j:
+            raise ValueError(
+                f"phases must begin in different epochs, got the starts {one} and {two}, which are "
+                f"both epoch {i + 1} of {setting.epochs}"
+            )
+    if first[-1] >= setting.epochs:
+        raise ValueError(
+            f"phases must begin before the last epoch does, at {setting.epochs - 1} of "
+            f"{setting.epochs} epochs, got the start {starts[-1]}"
+        )
 
 
 def memories(plan: Sequence[Phase]) -> list[Penalty | SAM]:

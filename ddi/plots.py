@@ -144,10 +144,21 @@ def _end(drawn: Line2D) -> tuple[float, float]:
 
 
 def by_arm(records: Iterable[Record]) -> dict[str, list[Record]]:
-    """Records by arm, in the order in which they come; an arm is a record's name without a seed."""
+    """Records by arm, in the order in which they come; an arm is a record's name without a seed.
+
+    Raises:
+        ValueError: for two records of one arm and one seed (a copy of a folder is no other seed).
+    """
     arms: dict[str, list[Record]] = {}
     for record in records:
-        arms.setdefault(record.name.rpartition("-seed")[0], []).append(record)
+        others = arms.setdefault(record.arm, [])
+        if twice := [other for other in others if other.seed == record.seed]:
+            one, two = (getattr(each.metrics, "path", each.name) for each in (twice[0], record))
+            raise ValueError(
+                f"records must be of different seeds in every arm, got seed {record.seed} of "
+                f"{record.arm} twice, in {one} and {two}: move one of them away"
+            )
+        others.append(record)
     return arms
 
 

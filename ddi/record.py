@@ -12,11 +12,12 @@ import io
 import json
 import os
 import platform
+import re
 import subprocess
 import time
 import tomllib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Self, TypeVar
@@ -27,7 +28,7 @@ import torch
 
 from ddi import _checks as check
 from ddi import _words as words
-from ddi.checkpoint import MOVE, Lock, write_atomically
+from ddi.checkpoint import MOVE, Lock, write_atomically, write_json
 from ddi.data import Dataset
 from ddi.identity import differences, flat
 
@@ -51,14 +52,18 @@ class _Columns(dict[str, Value]):
         raise ValueError(f"{self.path} must have a column {key!r}, it has: {there}")
 
 
+_NAME = re.compile(r"-seed(\d+).*$", re.DOTALL)
+
+
 class AlreadyComplete(FileExistsError):
     """The folder holds a complete record, of the very run that was asked for."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One recorded run, as read: its folder's name, configuration, metrics by column, and
-    provenance. A column that its file does not have is a ``ValueError`` that names both.
+    """One recorded run, as read: its folder's name, configuration, metrics by column (the rows by
+    epoch, whatever order a file has them in), and provenance. A column that its file does not have
+    is a ``ValueError`` that names both.
     """
 
     name: str
@@ -70,6 +75,21 @@ class Record:
     def complete(self) -> bool:
         """Whether the run reached its end."""
         return bool(self.provenance.get("complete"))
+
+    @property
+    def arm(self) -> str:
+        """The folder's name without a seed and what follows it."""
+        return _NAME.sub("", self.name)
+
+    @property
+    def seed(self) -> int | None:
+        """That of the configuration, which a copy of the folder has too, whatever it is called;
+        where it says none, that of the folder's name.
+        """
+        setting = self.config.get("setting")
+        said = self.config.get("seed", setting.get("seed") if isinstance(setting, dict) else None)
+        named = _NAME.search(self.name)
+        return int(named[1]) if said is None and named else said
 
     def row(self, which: str = "last") -> dict[str, float]:
         """The metrics of the ``"last"`` evaluated epoch, or of the ``"best"``, by robust validation
@@ -95,9 +115,9 @@ def provenance(
     device, dtype = check.device("device", device), check.float_dtype("dtype", dtype)
     if dataset is not None:
         check.instance("dataset", dataset, Dataset)
-    cuda = device.type == "cuda"
+    cuda, processor = device.type == "cuda", platform.processor() or platform.machine()
     source = {
-        "device": torch.cuda.get_device_name(device) if cuda else _processor(),
+        "device": torch.cuda.get_device_name(device) if cuda else processor,
         "device_type": device.type,
         "cuda": torch.version.cuda if cuda else None,
         "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
@@ -110,10 +130,6 @@ def provenance(
         "commit": _commit(),
     }
     return source | ({"data": dataset.name, "data_sha256": dataset.sha256()} if dataset else {})
-
-
-def _processor() -> str:
-    return platform.processor() or platform.machine()
 
 
 def _commit() -> str | None:
@@ -141,11 +157,6 @@ def _output(*command: str) -> str | None:
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def write_json(path: str | Path, thing: Any) -> None:
-    """Write ``thing`` atomically."""
-    write_atomically(Path(path), (json.dumps(thing, indent=2) + "\n").encode())
 
 
 class RunWriter:
@@ -299,26 +310,23 @@ def read_records(experiment: str | Path) -> list[Record]:
 
 
 def _config(folder: Path) -> dict[str, Any] | None:
-    path = folder / "config.toml"
-    if not path.exists():
-        return None
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # no TOML, or no text
-        raise ValueError(f"{path} is damaged: {error}") from error
+    return _table(folder / "config.toml", tomllib.loads)
 
 
 def _source(folder: Path) -> dict[str, Any] | None:
-    path = folder / "provenance.json"
+    return _table(folder / "provenance.json", json.loads)
+
+
+def _table(path: Path, parse: Callable[[str], Any]) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        source = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(source, dict):
+        found = parse(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
             raise ValueError("it is no table")
-    except ValueError as error:
+    except ValueError as error:  # no TOML or JSON, or no text
         raise ValueError(f"{path} is damaged: {error}") from error
-    return source
+    return found
 
 
 def _metrics(folder: Path) -> dict[str, np.ndarray]:
@@ -331,6 +339,9 @@ def _metrics(folder: Path) -> dict[str, np.ndarray]:
         if not rows:
             raise ValueError("it has no rows")
         columns = {key: np.array([float(row[key]) for row in rows]) for key in rows[0]}
+        if "epoch" in columns:  # somebody may have sorted the table
+            order = columns["epoch"].argsort(kind="stable")
+            columns = {key: column[order] for key, column in columns.items()}
         return _Columns(columns, path)
     except (ValueError, TypeError, csv.Error) as error:
         raise ValueError(f"{path} is damaged: {error}") from error

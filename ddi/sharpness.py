@@ -9,6 +9,7 @@ random starts and weight of a penalty as the first, and only what the first one 
 """
 
 import copy
+import weakref
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Self
@@ -21,7 +22,7 @@ from ddi.adversary import AttackLike
 from ddi.descent import Rule, Step
 from ddi.losses import Inner
 from ddi.objectives import Penalty
-from ddi.state import displaced, once
+from ddi.state import displaced, eager, once, trainable
 from ddi.threat import Threat
 
 __all__ = ["SAM", "AnyRule", "SAMPa", "fresh", "of_epoch"]
@@ -124,9 +125,10 @@ class SAMPa(SAM):
     - ``s`` of ``B'`` at ``theta + rho g' / ||g'||``,
 
     returns ``(1 - lam) s + lam g``, and remembers ``B`` and ``g``. The first call, which remembers
-    nothing, is SAM's. The auxiliary point knows nothing of the optimiser's momentum and weight
-    decay. The step's ``loss`` is that of ``B`` at the auxiliary point, its diagnostics are those of
-    ``s``.
+    nothing, is SAM's; so is the first with other trainable parameters, since what is remembered is
+    of those that it was computed with. The auxiliary point knows nothing of the optimiser's
+    momentum and weight decay. The step's ``loss`` is that of ``B`` at the auxiliary point, its
+    diagnostics are those of ``s``.
 
     Args:
         rule: a rule of :mod:`ddi.descent`.
@@ -142,6 +144,7 @@ class SAMPa(SAM):
     lam: float
     t: float = 0.1
     _memory: dict[str, Tensor] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _of: list[Any] = field(init=False, repr=False, compare=False, default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -172,6 +175,7 @@ class SAMPa(SAM):
             _checks.float_tensor("the gradient of state", state["gradient"])
         self._memory.clear()
         self._memory.update(state)
+        self._of.clear()  # of whatever model comes next
 
     def __call__(
         self,
@@ -182,6 +186,7 @@ class SAMPa(SAM):
         generator: torch.Generator | None = None,
     ) -> Step:
         """See :meth:`SAM.__call__`."""
+        self._forget_unless_of(_checks.instance("model", model, nn.Module))
         with once(_checks.instance("model", model, nn.Module), generator) as again:
             rule = _of_one_weight(self.rule)
             if past := self._past(x):
@@ -198,6 +203,13 @@ class SAMPa(SAM):
         self._memory.update(zip(MEMORY, kept, strict=True))
         step = (1 - lam) * there.gradient + lam * ahead.gradient
         return replace(there, gradient=step, loss=ahead.loss)
+
+    def _forget_unless_of(self, model: nn.Module) -> None:
+        """Forget what was computed with other parameters than these (``_of`` holds them weakly)."""
+        own = list(trainable(eager(model)).values())
+        if self._of and [id(of()) for of in self._of] != [id(p) for p in own]:
+            self._memory.clear()
+        self._of[:] = [weakref.ref(p) for p in own]
 
     def _past(self, x: Any) -> tuple[Tensor, ...]:
         """What is remembered, on the device of ``x``."""

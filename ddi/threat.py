@@ -188,13 +188,20 @@ class L2(Threat):
         box together.
 
         The solution is ``clip(c * delta)`` for the largest ``c`` in ``[0, 1]`` whose clip has norm
-        ``<= eps``; ``c`` is found by bisection to the resolution of the dtype, from below, so the
-        result is always feasible. (Shrinking to the ball and then clipping is feasible too, but is
+        ``<= eps``; ``c`` is found by bisection to the resolution of the dtype (for bf16 and fp16 in
+        float32, then rounded towards 0), from below, so the result is feasible, up to the rounding
+        of its norm. (Shrinking to the ball and then clipping is feasible too, but is
         not the nearest point where both bind.)
         """
         return partial(self._onto_both, *self.bounds(x))
 
     def _onto_both(self, lo: Tensor, hi: Tensor, delta: Tensor) -> Tensor:
+        wide = torch.promote_types(delta.dtype, torch.float32)
+        if wide != delta.dtype:
+            exact = self._onto_both(lo.to(wide), hi.to(wide), delta.to(wide))
+            near = exact.to(delta.dtype)
+            less = near * (1 - torch.finfo(delta.dtype).eps)
+            return torch.where(near.abs() > exact.abs(), less, near)
         most = torch.finfo(delta.dtype).max
         delta = delta.clamp(-most, most)
         full = delta.clamp(lo, hi)

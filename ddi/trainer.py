@@ -2,9 +2,10 @@
 
 A run is decided by its setting, its rule and attack, its network and its data (:mod:`ddi.plan`,
 :mod:`ddi.identity`). The shuffle and the augmentation are drawn from one generator, the attacks
-from another, and whatever the network draws (dropout) from torch's own, seeded for the run and
-given back afterwards. So runs with the same seed see the same batches whatever their rule (paired
-arms), and an interrupted run goes on, on the CPU bit for bit, from its last checkpoint.
+from another, and whatever the network draws (dropout) from torch's, Python's or NumPy's own, seeded
+for the run and given back afterwards. So runs with the same seed see the same batches whatever
+their rule (paired arms), and an interrupted run goes on, on the CPU bit for bit, from its last
+checkpoint (but for tensors that a module holds as plain attributes: these are no state of it).
 """
 
 import math
@@ -21,7 +22,7 @@ from tqdm import tqdm
 
 from ddi import _words as words
 from ddi.adversary import Attack, AttackLike, as_attack
-from ddi.checkpoint import Checkpoints, save_atomically
+from ddi.checkpoint import Checkpoints, own_randomness, save_atomically, set_unsaved, unsaved
 from ddi.data import Dataset, crop_and_flip
 from ddi.evaluate import by_class, clean_accuracy, standing
 from ddi.gradients import assign_gradient
@@ -73,11 +74,12 @@ def train(
     on the validation images (``clean``, ``robust``) and on as many training images
     (``robust_train``), on those of the worst class (``robust_worst``), and means over the epoch's
     steps of the loss and of the rule's diagnostics. The weights of the epoch with the best
-    ``robust`` are kept in ``best.pt``.
+    ``robust`` are kept in ``best.pt``, as its ``state_dict`` (without non-persistent buffers).
 
     Args:
         model: on the device of ``data``, perhaps compiled; its initial weights count only where no
-            checkpoint is found.
+            checkpoint is found. Every step is in training mode (``model.train()``), also of layers
+            that were in eval mode: to freeze BatchNorm's statistics, override its ``train``.
         data: a part of its training images is held out for validation; the test set is not touched.
         rule: of :mod:`ddi.descent` or :mod:`ddi.sharpness`, whose memory begins empty; for
             ``bundle`` and SAMPa, ``t`` is the learning rate of the epoch.
@@ -112,12 +114,13 @@ def train(
     config = config_of(setting, plan, evaluation, sampler) | own | words.table("about", about or {})
     source = provenance(data, data.x_train.device, data.x_train.dtype)
     source["network"] = network_hash(model)
-    source["constants"] = constants(model, data.x_train[:2])
+    with own_randomness(data.x_train.device, setting.seed):
+        source["constants"] = constants(model, data.x_train[:2])
     source["frozen"] = [n for n, p in eager(model).named_parameters() if not p.requires_grad]
     run = flat(config) | flat({key: source[key] for key in DECIDES})
     draws = started(sampler, data.hold_out(setting.validation)[0].y_train, data.classes)
     record = on_first(lambda: RunWriter(folder, config, source, tensorboard))
-    with record or nullcontext(), _own_randomness(data.x_train.device, setting.seed):
+    with record or nullcontext(), own_randomness(data.x_train.device, setting.seed):
         training = _Training(model, data, setting, plan, evaluation, record)
         training.files, training.classes = Checkpoints(folder, run), classes
         training.draws = draws
@@ -125,14 +128,6 @@ def train(
             training.load_state_dict(state)
         training.run(checkpoint_every, progress)
     return model
-
-
-@contextmanager
-def _own_randomness(device: torch.device, seed: int) -> Iterator[None]:
-    """Torch's own generators seeded inside, and outside as if nothing had happened."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
 
 
 @dataclass
@@ -195,6 +190,7 @@ class _Training:
             "batches": self.batches.get_state(),
             "attacks": self.attacks.get_state(),
             "torch": torch.random.get_rng_state(),
+            "unsaved": unsaved(eager(self.model)),
             "cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
             "classes": None if self.draws is None else self.draws.weights,
             "memories": [memory.state_dict() for memory in memories(self.plan)],
@@ -210,6 +206,8 @@ class _Training:
         torch.random.set_rng_state(state["torch"])
         if state["cuda"] is not None:
             torch.cuda.set_rng_state(state["cuda"], self.device)
+        if "unsaved" in state:  # older checkpoints have none
+            set_unsaved(eager(self.model), state["unsaved"])
         if self.draws is not None:
             self.draws.weights = state["classes"].to(self.device)
         for memory, held in zip(memories(self.plan), state.get("memories", []), strict=False):
@@ -322,7 +320,7 @@ class _Training:
     def stands(self, x: Tensor, y: Tensor) -> Tensor:
         """What the evaluation's attack leaves, ``(N,)``, with random numbers of its own."""
         draw = torch.Generator(self.device).manual_seed(0)
-        with _own_randomness(self.device, 0):
+        with own_randomness(self.device, 0):
             return standing(self.model, x, y, self.evaluation, 1, draw)
 
     @contextmanager

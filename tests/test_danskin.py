@@ -246,6 +246,46 @@ def test_quotients_take_a_millionth_by_default():
         assert sorted(asked) == pytest.approx(steps)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "close"), [(F64, 1e-4), (torch.float32, 1e-2), (torch.bfloat16, 5)]
+)
+def test_quotients_have_a_length_that_their_dtype_can_bear(dtype, close):
+    """The slope of ``sum x^2`` along ones is ``2 sum x = 30``; in float32 1e-6 made 28.6 of it."""
+    x = torch.linspace(1, 2, 10, dtype=dtype)
+    for quotient in (one_sided, two_sided):
+        assert quotient(lambda x: (x**2).sum(), x, torch.ones_like(x)) == pytest.approx(
+            30, abs=close
+        )
+
+
+@pytest.mark.parametrize("groups", [None, torch.tensor([0, 0, 1, 1])])
+@pytest.mark.parametrize(
+    "digits, dtype", [(9, torch.bfloat16), (12, torch.half), (25, torch.float)]
+)
+def test_what_is_false_by_less_than_a_digit_of_the_dtype_is_not_proved(digits, dtype, groups):
+    """Slopes of ``-(1 - small)``, which the dtype rounds to -1, and a slack between the two."""
+    small, count = 2.0**-digits, 1 if groups is None else 2
+    g = torch.tensor([[1, small], [1.5, small]] * count).to(dtype)
+    s = torch.tensor([-1.0, 1.0]).to(dtype)
+    radius = (1 - small / 4) / math.sqrt(2)  # times ||s||: almost 1
+    found = certify(g, s, 1.0, radius, groups)
+    assert found.bound == pytest.approx(count * 0.75 * small) and not found.descends
+    proved = certify(g, s, 1.0, radius * (1 - small), groups)
+    assert proved.bound == pytest.approx(-count * (0.25 * small - small**2 / 4)) and proved.descends
+    rounded = directional_derivative(g, s, groups)
+    assert rounded.dtype == dtype and rounded == -count
+
+
+def test_a_slope_in_float16_is_that_of_float64_rounded_once():
+    """Products of 300 by 250, which float16 does not hold, and a sum that it does."""
+    g = torch.tensor([[300.0, 300.0], [290.0, 310.0]]).half()
+    s = torch.tensor([250.0, -249.0]).half()
+    assert directional_derivative(g, s).item() == 300
+    found, exact = steepest_descent(g), steepest_descent(g.double())
+    assert found.slope.item() == pytest.approx(exact.slope.item(), rel=1e-3)
+    torch.testing.assert_close(found.direction.double(), exact.direction, atol=5e-4, rtol=0)
+
+
 # --------------------------------------------------------------------------------------------------
 
 

@@ -1,11 +1,13 @@
 """The plotting style and the curves of records."""
 
+import shutil
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 
-from ddi import Record, plots
+from ddi import Record, RunWriter, plots, read_records
 
 
 def test_curves_are_means_with_a_standard_deviation():
@@ -38,6 +40,23 @@ def test_curves_are_means_with_a_standard_deviation():
         heights
     ) > 10  # labels do not touch
     plt.close(fig)
+
+
+@pytest.mark.parametrize("copied", ["pgd-seed0 (copy)", "pgd-seed2"])
+def test_a_copied_record_is_no_seed(tmp_path, copied):
+    for seed in (0, 1):
+        config = {"setting": {"seed": seed}}
+        with RunWriter(tmp_path / f"pgd-seed{seed}", config, {}) as run:
+            run.log(epoch=1, robust=0.25, clean=0.5)
+    arms = plots.by_arm(read_records(tmp_path))
+    assert {arm: [one.seed for one in runs] for arm, runs in arms.items()} == {"pgd": [0, 1]}
+    shutil.copytree(tmp_path / "pgd-seed0", tmp_path / copied)
+    for use in (plots.by_arm, plots.panels):
+        with pytest.raises(ValueError, match="got seed 0 of pgd twice") as error:
+            use(read_records(tmp_path))
+        for folder in ("pgd-seed0", copied):
+            assert str(tmp_path / folder) in str(error.value)
+    plt.close("all")
 
 
 def test_seeds_are_cut_to_the_shortest_and_records_without_rows_passed_over(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddi import RunWriter, digits, provenance, read_record, read_records
+from ddi import Record, RunWriter, digits, provenance, read_record, read_records
 from ddi.__main__ import main
 from ddi.record import AlreadyComplete
 
@@ -181,6 +181,36 @@ def test_a_table_is_read_with_a_mark_and_a_column_that_it_lacks_is_named(tmp_pat
     assert said.out.count("robust 0.5000, clean 0.2500") == 2  # best and last of the marked one
     for arm in ("renamed", "fewer"):
         assert f"{arm}-seed0/metrics.csv must have a column 'clean'" in said.err.replace("\\", "/")
+
+
+def test_rows_come_by_epoch_in_whatever_order_a_table_has_them(tmp_path):
+    with RunWriter(tmp_path / "run", {}, {}) as run:
+        for epoch in (9, 10, 11):
+            run.log(epoch=epoch, robust=0.1 * epoch)
+    path = tmp_path / "run" / "metrics.csv"
+    head, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([head, rows[1], rows[2], rows[0]]) + "\n")
+    record = read_record(tmp_path / "run")
+    assert record.row("last") == {"epoch": 11, "robust": pytest.approx(1.1)}
+    assert record.metrics["epoch"].tolist() == [9, 10, 11]
+    assert record.metrics["robust"] == pytest.approx([0.9, 1.0, 1.1])
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "arm", "seed"),
+    [
+        ("pgd-seed2", {}, "pgd", 2),
+        ("pgd-seed2", {"seed": 0}, "pgd", 0),
+        ("pgd-seed2", {"setting": {"seed": 1}}, "pgd", 1),
+        ("pgd-seed0 (copy)", {}, "pgd", 0),
+        ("pgd-seed10 (copy)", {"setting": {"seed": 10}}, "pgd", 10),
+        ("mine", {"setting": "odd"}, "mine", None),
+        ("many-seeds-seed3", {}, "many-seeds", 3),
+    ],
+)
+def test_arm_and_seed_of_a_record(name, config, arm, seed):
+    record = Record(name, config, {}, {})
+    assert (record.arm, record.seed) == (arm, seed)
 
 
 def test_a_cut_table_does_not_stop_a_resume(tmp_path):

@@ -240,6 +240,22 @@ def test_a_copy_of_the_state_goes_on_as_the_original_and_an_empty_one_begins():
     assert not torch.equal(goes[0], step(SAM(rule, rho=0.4), model, x_, y_).gradient)
 
 
+def test_another_model_begins_without_the_memory_of_the_first():
+    """Of the same shapes, so that nothing else tells them apart; a wrapper is no other model."""
+    rule, (x, y), (x_, y_) = descent_rule("ddi", m=2), batch(), batch(first=6)
+    one, other = plain(), moved(plain(), torch.full_like(flat_of(plain()), 0.05))
+    begun = step(SAMPa(rule, rho=0.4, lam=0.2), other, x_, y_).gradient
+    sampa, kept = (SAMPa(rule, rho=0.4, lam=0.2) for _ in range(2))
+    step(sampa, one, x, y)
+    assert torch.equal(step(sampa, other, x_, y_).gradient, begun)
+    step(kept, one, x, y)
+    goes = step(kept, nn.Sequential(one), x_, y_).gradient
+    sampa.load_state_dict({})
+    step(sampa, one, x, y)
+    assert torch.equal(goes, step(sampa, one, x_, y_).gradient)
+    assert not torch.equal(goes, step(SAM(rule, rho=0.4), one, x_, y_).gradient)
+
+
 def test_what_is_remembered_is_not_what_the_caller_writes_into():
     (x, y), sampa = batch(), SAMPa(descent_rule("single"), rho=0.4, lam=0.2)
     step(sampa, plain(), x, y)

@@ -156,6 +156,28 @@ def test_projection_resolves_the_direction_at_every_length(threat):
     torch.testing.assert_close(threat.project(1e300 * v, x), far, atol=1e-9, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("box", [(0.0, 1.0), None])
+def test_the_l2_projection_stays_in_the_ball_in_half_precision(dtype, box):
+    """Its norm as float64 sees it, and no more than two units of rounding from the exact point."""
+    threat, g = L2(0.7, box), torch.Generator().manual_seed(0)
+    x = torch.rand(50, 3, 8, 8, generator=g).to(dtype)
+    length = torch.rand(50, 1, 1, 1, generator=g) * 4
+    v = torch.randn(x.shape, generator=g)
+    v = (length * v / v.flatten(1).norm(dim=1).view(-1, 1, 1, 1)).to(dtype)
+    found = threat.project(v, x)
+    assert found.dtype == dtype
+    norms = found.double().flatten(1).norm(dim=1)
+    assert norms.max() <= threat.eps * (1 + 1e-6) and norms.max() > 0.99 * threat.eps
+    exact = threat.project(v.double(), x.double())
+    near = 2 * torch.finfo(dtype).eps * exact.abs() + 1e-5
+    assert ((found.double() - exact).abs() <= near).all()
+    lo, hi = threat.bounds(x)
+    assert (found >= lo).all() and (found <= hi).all()
+    short = v.double().flatten(1).norm(dim=1) < 0.99 * threat.eps
+    assert short.any() and torch.equal(found[short], v.clamp(lo, hi)[short])
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("box", [(0.0, 1.0), (0.1, 0.9), (-0.42421, 2.82148), (1e-3, 255.0)])
 def test_bounds_keep_the_sum_inside_the_box_and_always_allow_zero(dtype, box):

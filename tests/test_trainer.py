@@ -2,10 +2,12 @@
 
 import math
 import os
+import random
 import re
 import subprocess
 import sys
 import textwrap
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -536,6 +538,93 @@ def test_phases_may_come_in_any_order_and_bundles_length_follows_the_rate(tmp_pa
     assert seen[2:] == [("bundle", 3, 0.05), ("bundle", 3, pytest.approx(0.005))]
     config = read_record(tmp_path / "run").config
     assert [p["start"] for p in config["phases"]] == [0.25, 0.5]
+
+
+class Jumpy(nn.Module):
+    """Skips a layer and scales another by Python's and NumPy's numbers, and moves a buffer that
+    its ``state_dict`` does not hold.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(64, 64), nn.Linear(64, 10)
+        self.register_buffer("centre", torch.zeros(64), persistent=False)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        if self.training:
+            self.centre.mul_(0.9).add_(0.1 * x.detach().mean(0))
+            x = x * np.random.uniform(0.5, 1.5)
+        if not self.training or random.random() < 0.5:
+            x = torch.relu(self.one(x))
+        return self.two(x - self.centre)
+
+
+def test_foreign_generators_and_unsaved_buffers_are_of_the_run_and_in_its_checkpoint(
+    tmp_path, monkeypatch
+):
+    uniform, draws = np.random.uniform, []
+
+    def trained(folder, outside, stop=None):
+        torch.manual_seed(0)
+        model = Jumpy()
+        random.seed(outside), np.random.seed(outside)
+        expected = random.Random(outside).random(), np.random.RandomState(outside).uniform()
+
+        def counted(*bounds):  # one draw a step
+            draws.append(bounds)
+            if len(draws) == stop:
+                raise KeyboardInterrupt
+            return uniform(*bounds)
+
+        draws.clear()
+        monkeypatch.setattr(np.random, "uniform", counted)
+        setting = replace(QUICK, epochs=2, epoch_steps=4)
+        with pytest.raises(KeyboardInterrupt) if stop else nullcontext():
+            train(
+                model, digits(), descent_rule("single"), WEAK, setting, folder, checkpoint_every=1
+            )
+        assert (random.random(), uniform()) == expected
+        return {**model.state_dict(), "centre": model.centre}
+
+    whole = trained(tmp_path / "whole", 1)
+    assert whole["centre"].abs().max() > 0
+    trained(tmp_path / "cut", 2, stop=7)
+    for key, value in trained(tmp_path / "cut", 3).items():
+        assert torch.equal(value, whole[key]), key
+
+
+def test_a_phase_that_starts_at_0_is_the_first_and_is_recorded_as_such(tmp_path):
+    phases = [Phase(0.5, descent_rule("mean", m=2), WEAK), Phase(0, descent_rule("ddi", m=3), WEAK)]
+    setting = replace(QUICK, epochs=2, epoch_steps=1)
+    train(fresh(), digits(), descent_rule("single"), ATTACK, setting, tmp_path, WEAK, phases)
+    record = read_record(tmp_path)
+    assert record.metrics["m"].tolist() == [3, 2]
+    assert record.metrics["passes"].tolist() == [3 * 2, 3 * 2 + 2 * 2]  # WEAK has one step
+    config = record.config
+    assert (config["rule"]["name"], config["attack"]["steps"]) == ("ddi", WEAK.steps)
+    assert [phase["rule"]["name"] for phase in config["phases"]] == ["mean"]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "starts", "words"),
+    [
+        (4, (0.5, 0.5), "starts 0.5 and 0.5, which are both epoch 3 of 4"),
+        (4, (0, 0.25, 0), "starts 0.0 and 0.0, which are both epoch 1 of 4"),
+        (4, (0.3, 0.4), "starts 0.3 and 0.4, which are both epoch 3 of 4"),
+        (4, (1e-9,), "starts 0.0 and 1e-09, which are both epoch 1 of 4"),
+        (2, (0.9,), "at 1 of 2 epochs, got the start 0.9"),
+        (1, (0.5,), "at 0 of 1 epochs, got the start 0.5"),
+    ],
+)
+def test_a_phase_without_an_epoch_is_refused_before_anything_is_made(
+    tmp_path, epochs, starts, words
+):
+    phases = [Phase(start, descent_rule("ddi"), WEAK) for start in starts]
+    setting = replace(QUICK, epochs=epochs)
+    with pytest.raises(ValueError, match=f"^phases .*{words}"):
+        run(tmp_path / "run", setting=setting, phases=phases)
+    assert not (tmp_path / "run").exists()
 
 
 def test_augmentation_reaches_the_attack_from_the_setting_s_generator(tmp_path):

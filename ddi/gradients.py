@@ -174,8 +174,7 @@ class Passes:
                 every = vmap(grad(value, has_aux=True), in_dims=(None, 0, 0, 0))
                 each, losses = every(self.detached(), *pieces)
             for piece, one in zip(torch.split(out, self.sizes, 1), each.values(), strict=True):
-                one = one.reshape(len(out), -1).to(piece)  # of a number: (groups,)
-                torch.div(one, k * scale, out=piece)
+                torch.div(one.reshape(len(out), -1).to(piece), k * scale, out=piece)
             if not self.narrow or out.isfinite().all():
                 break
         return losses.flatten()

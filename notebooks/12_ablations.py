@@ -1053,6 +1053,8 @@ assert (lag["raw-then-small"] > lag["raw-then"] / 2).all()
 assert (lag["then-large"] < lag["raw-then"] / 2).all()
 features = late["raw-then-zero"] - late["then-zero"]
 assert (features > lag["raw-then"] / 2).all()
+
+# %% tags=["hide-input"]
 print("lag, nats (seeds 0 and 1)")
 for which, label in zip(THEN, WORDS, strict=True):
     print(f"  {label:12}", "  ".join(f"{v:+.4f}" for v in lag[which]))
@@ -1070,7 +1072,7 @@ print(f"  raw {share['raw-then-zero'].max():.2f} or less, normalised", end=" ")
 print(f"{share['then-zero'].min():.2f} or more")
 
 # %% [markdown]
-# Both were wrong, W by a wide margin: the convolutions had hardly grown. So what the overshoot spoils is the *features*, the directions of the convolutions and GroupNorm's gains and biases. After 300 steps the raw network is still worse than one that guesses (its loss is above $\ln 10 = 2.303$), and even with a fresh last layer hardly any gradient reaches its convolutions. Normalised steps from there do not help within 220 steps; not overshooting does.
+# Both were wrong ({numref}`fig-12-weights`), W by a wide margin: the convolutions had hardly grown. So what the overshoot spoils is the *features*, the directions of the convolutions and GroupNorm's gains and biases. After 300 steps the raw network is still worse than one that guesses (its loss is above $\ln 10 = 2.303$), and even with a fresh last layer hardly any gradient reaches its convolutions. Normalised steps from there do not help within 220 steps; not overshooting does.
 #
 # Two seeds show a sign and a size. W was named in an earlier version of this page; H came after its arms had been seen in part, and its own arms had not been run. What exactly is wrong with the features we do not know.
 

@@ -36,7 +36,7 @@ EXPERIMENT: dict[str, Any] = {
     "setting": {"epochs": 1, "batch_size": 4, "lr": 0.1, "validation": 4, "augment": False, "milestones": [0.5], "m_end": 2, "epoch_steps": 2},
     "attack": {"kind": "PGD", "eps": 0.1, "alpha": 0.05, "steps": 2, "schedule": "inverse_time(1)"},
     "evaluation": {"kind": "PGD", "steps": 2}, "rule": {"name": "ddi", "m": 2},
-    "phases": [{"start": 0.5, "rule": {"name": "single"}}], "arms": {"a": {}, "b": {"rule": {"name": "mean"}}},
+    "phases": [{"start": 0.0, "rule": {"name": "single"}}], "arms": {"a": {}, "b": {"rule": {"name": "mean"}}},
 }
 # fmt: on
 

@@ -607,7 +607,9 @@ class Mixed(Calls, PGD):
     """Overrides by a parent."""
 
 
-@pytest.mark.parametrize("own", [Calls(), Restarts(EPS), Inside(EPS), Mixed(EPS)], ids=lambda own: type(own).__name__)
+@pytest.mark.parametrize(
+    "own", [Calls(), Restarts(EPS), Inside(EPS), Mixed(EPS)], ids=lambda own: type(own).__name__
+)
 def test_a_users_class_is_run_as_the_same_function_is(batch, own):
     x, y = batch
     kept, labels = x.clone(), y.clone()

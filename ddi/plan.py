@@ -122,8 +122,8 @@ class Phase:
     """From the share ``start`` of the epochs on, train with this rule and this attack.
 
     A phase begins with the first epoch at or after that share (``start = 0.9`` of 2 epochs is after
-    the last: :func:`ddi.trainer.train` refuses a phase without an epoch). One that starts at 0 takes the
-    place of the rule and the attack that training is given besides.
+    the last: :func:`ddi.trainer.train` refuses a phase without an epoch). One that starts at 0
+    takes the place of the rule and the attack that training is given besides.
     """
 
     start: float

@@ -1066,7 +1066,8 @@ share = {a: both(a, "convolutions").mean(1) for a in ZERO}
 ends = both("raw", after=280)[:, 0]
 assert grown["raw"].max() < 1.2 and (ends > np.log(10)).all()
 assert (share["raw-then-zero"] < 0.2).all() and (share["then-zero"] > 0.4).all()
-print(f"✓ after 80 steps the most grown convolution is {grown['raw'].max():.2f} times as large")
+most = grown["raw"].max()
+print(f"✓ the most grown convolution is {most:.2f} times as large after 80 steps")
 print("  share of the squared gradient that reaches the convolutions, last layer from 0:")
 print(f"  raw {share['raw-then-zero'].max():.2f} or less, normalised", end=" ")
 print(f"{share['then-zero'].min():.2f} or more")

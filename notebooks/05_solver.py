@@ -82,7 +82,27 @@ torch.set_default_dtype(torch.float64)
 # %% [markdown]
 # ## Projecting onto the simplex
 #
-# The accelerated method takes a gradient step, leaves the simplex, and must come back to the nearest point. Duchi et al. {cite}`duchi2008` find it with one sort.
+# The accelerated method takes a gradient step, leaves the simplex, and must come back to the nearest point: lower all entries by the same amount $\tau$, cut off what falls below zero, and choose $\tau$ so that the rest sums to 1 ({numref}`fig-05-level`).
+
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-05-level", "caption": "Projection cuts every entry at one level $\\tau$: the dark parts are the weights, and they sum to 1."}, "image": {"alt": "Six bars of falling height. A dashed horizontal line, the level tau, crosses them. The parts of the three highest bars above the line are dark and carry the weights 0.6, 0.3 and 0.1; the other bars end below the line and get weight zero."}}
+v = torch.tensor([1.1, 0.8, 0.6, 0.35, 0.2, -0.25])
+α = project_simplex(v)
+τ = (v - α)[0].item()
+fig, ax = plt.subplots(figsize=(6.4, 3.2))
+ax.bar(range(1, 7), v, color="#d5dbe8", width=0.7)
+ax.bar(range(1, 7), α, bottom=v - α, color="#332288", width=0.7)
+ax.axhline(τ, color="#CC6677", linestyle="--")
+ax.axhline(0, color="black", linewidth=0.8)
+ax.annotate("level τ", (6.45, τ), xytext=(0, 5), textcoords="offset points", color="#CC6677", ha="right")
+for i in range(3):
+    ax.annotate(f"{α[i]:.1f}", (i + 1, v[i].item()), xytext=(0, 4), textcoords="offset points", ha="center")
+ax.set(xlabel="entry", ylabel="value", ylim=(-0.35, 1.3))
+ax.grid(axis="x", visible=False)
+ax.set_axisbelow(True)
+plt.show()
+
+# %% [markdown]
+# Duchi et al. {cite}`duchi2008` find $\tau$ with one sort.
 #
 # ::::{prf:theorem} Projection onto the simplex
 # :label: thm-05-projection
@@ -110,8 +130,6 @@ torch.set_default_dtype(torch.float64)
 # $h(\tau) = 1$ gives $\tau = \tau_\rho$.
 # ::::
 # :::::
-#
-# In plain words: all entries are lowered by the same amount $\tau$, what falls below zero is cut off, and $\tau$ is chosen so that the rest sums to 1 ({numref}`fig-05-level`).
 
 
 # %%
@@ -122,23 +140,6 @@ def project(v: Tensor) -> Tensor:
     ρ = (u > τ).sum()
     return (v - τ[ρ - 1]).clamp_min(0)
 
-
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-05-level", "caption": "Projection cuts every entry at one level $\\tau$: the dark parts are the weights, and they sum to 1."}, "image": {"alt": "Six bars of falling height. A dashed horizontal line, the level tau, crosses them. The parts of the three highest bars above the line are dark and carry the weights 0.6, 0.3 and 0.1; the other bars end below the line and get weight zero."}}
-v = torch.tensor([1.1, 0.8, 0.6, 0.35, 0.2, -0.25])
-α = project(v)
-τ = (v - α)[0].item()
-fig, ax = plt.subplots(figsize=(6.4, 3.2))
-ax.bar(range(1, 7), v, color="#d5dbe8", width=0.7)
-ax.bar(range(1, 7), α, bottom=v - α, color="#332288", width=0.7)
-ax.axhline(τ, color="#CC6677", linestyle="--")
-ax.axhline(0, color="black", linewidth=0.8)
-ax.annotate("level τ", (6.45, τ), xytext=(0, 5), textcoords="offset points", color="#CC6677", ha="right")
-for i in range(3):
-    ax.annotate(f"{α[i]:.1f}", (i + 1, v[i].item()), xytext=(0, 4), textcoords="offset points", ha="center")
-ax.set(xlabel="entry", ylabel="value", ylim=(-0.35, 1.3))
-ax.grid(axis="x", visible=False)
-ax.set_axisbelow(True)
-plt.show()
 
 # %% [markdown]
 # Two slower roads to the same point: bisection for the level $\tau$, and brute force over all $2^m - 1$ sets of positive entries.

@@ -109,11 +109,6 @@ def test_every_room_has_a_place_in_the_table():
     assert not [room for room in rooms if f"`ddi/{room}`" not in table]
 
 
-def test_the_two_commands_stand_at_the_top():
-    head = "\n".join(README.splitlines()[:40])
-    assert "make book" in head and "make test" in head
-
-
 def test_the_description_of_the_package_has_no_link_to_a_file():
     text = runpy.run_path(str(ROOT / "setup.py"))["stripped"](README)
     assert "](" not in re.sub(r"\]\(https?://[^)]*\)", "", text) and "<img" not in text

@@ -22,10 +22,12 @@ PAGES = {
     "README.md": "[{n}](notebooks/{file}.ipynb)",
     "book/intro.md": "{{ref}}`{n} <chapter-{n}>`",
 }
-NOTE = """*Differences* are to one gradient with steps of the same length, in robust loss (nats;
-guessing among ten classes is 2.30): negative is better; ± is the standard deviation over paired
-seeds. *Product*: every image has its own mix of perturbations. *DDi*: Danskin's descent direction,
-one mix for the whole batch."""
+NOTE = (
+    "*Differences* are to one gradient, with steps of the same length unless the row says "
+    "otherwise, in robust loss (nats; guessing among ten classes is 2.30): negative is better; ± "
+    "is the standard deviation over paired seeds. *Product*: every image has its own mix of "
+    "perturbations. *DDi*: Danskin's descent direction, one mix for the whole batch."
+)
 CHAPTERS = {"03": "03_corollary", "11": "11_cifar10", "12": "12_ablations", "14": "14_ledger"}
 
 
@@ -125,10 +127,10 @@ def on_the_network() -> list[tuple[str, str, str, str]]:
     return [
         (
             "On the paper's network, what is DDi?",
-            f"One normalised gradient, to {same:.4f} nats; plain training is "
+            f"One normalised gradient, to {same:.4f} nats; raw FAST is "
             f"{told(first_steps('fast') - unit)} above both",
             f"{net}, single-step adversary, two perturbations, training loss of steps 201 to 300 "
-            f"(robust accuracy then {reached}), {len(unit)} seeds",
+            f"(robust accuracy then {reached}; guessing has 0.10), {len(unit)} seeds",
             "12",
         ),
         (

@@ -8,7 +8,7 @@ Values are put back without a trace in autograd, so that the backward pass of a 
 earlier still works.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -115,10 +115,7 @@ def frozen(model: Model) -> Iterator[None]:
         with _uncached():
             yield
     finally:
-        for module, mode in modes:
-            if module.training != mode:
-                module.train(mode)  # its own may do more than set flags; the children's follow
-            module.training = mode
+        _back_to(modes)
         for table, parameters in objects:
             table.clear()
             table.update(parameters)
@@ -134,6 +131,14 @@ def _to_eval(model: nn.Module) -> None:
     except NotImplementedError as error:  # so it is with torch.export(...).module()
         kind = type(model).__name__
         raise ValueError(f"model must have an eval mode, got {kind}, which has none") from error
+
+
+def _back_to(modes: Sequence[tuple[nn.Module, bool]]) -> None:
+    for module, mode in modes:
+        if module.training != mode:
+            module.train(mode)  # its own may do more than set flags; the children's follow
+    for module, mode in modes:
+        module.training = mode  # also of what a later one shares with an earlier one
 
 
 @contextmanager

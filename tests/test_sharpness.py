@@ -419,6 +419,7 @@ def test_a_run_begins_with_an_empty_memory_and_counts_its_passes(tmp_path):
     record = read_record(tmp_path / "one")
     steps = record.metrics["step"][-1]
     assert record.metrics["passes"][-1] == steps * 2 * (1 + 1)
+    assert not sampa.state_dict()  # nor does it leave anything behind
 
 
 def test_the_auxiliary_point_follows_the_learning_rate_and_a_phase_begins_without_memory(

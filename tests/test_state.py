@@ -92,6 +92,17 @@ def test_the_model_comes_back_exactly_as_it_was(job, fail_at):
         assert torch.equal(torch.get_rng_state(), random)
 
 
+def test_a_module_of_two_parents_has_its_own_mode_again():
+    shared = nn.Sequential(nn.BatchNorm1d(4), nn.Dropout()).eval()
+    model = nn.Sequential(nn.Sequential(nn.Linear(4, 4), shared), nn.Sequential(shared))
+    model.training = False  # so that the second parent is switched after what it shares
+    shared[1].training = True
+    before = [m.training for m in model.modules()]
+    with frozen(model):
+        assert not any(m.training for m in model.modules())
+    assert [m.training for m in model.modules()] == before
+
+
 def test_frozen_restores_what_is_done_to_it_inside():
     model = Everything().train()
     for p in model.parameters():

@@ -268,7 +268,7 @@ def _accuracy(right: Tensor) -> Accuracy:
 def _correct(model: Model, x: Tensor, y: Tensor, size: int) -> Tensor:
     """Whether each image is classified as labelled, ``(N,)``."""
     right = []
-    with frozen(model), torch.no_grad():
+    with frozen(model, passes=True), torch.no_grad():
         for a, b in zip(torch.split(x, size), torch.split(y, size), strict=True):
             z = logits(answer(model, a.clone()), len(a))  # a model may normalise in place
             labels("y", b, len(b), z.shape[1])

@@ -32,7 +32,7 @@ def check_samples(through: Passes, x: Tensor) -> None:
     model, images = eager(through.model), x[:2].detach().clone()
     _check_modules(model, through.parameters)
     before = [p.detach().clone() for p in model.parameters()] if switches(model) else []
-    with frozen(model):
+    with frozen(model, passes=True):
         if not all(map(_same, before, model.parameters())):
             raise ValueError(
                 "model must have the same weights in train() and eval() for directions a sample, "

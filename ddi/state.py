@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ddi import _checks
+from ddi.moved import Moved
 
 Model = Callable[[Tensor], Tensor]
 
@@ -75,7 +76,7 @@ def switches(model: nn.Module) -> bool:
 
 
 @contextmanager
-def frozen(model: Model) -> Iterator[None]:
+def frozen(model: Model, passes: bool = False) -> Iterator[None]:
     """Evaluate in eval mode without weight gradients; on leaving, also by an exception, everything
     is as it was.
 
@@ -84,6 +85,9 @@ def frozen(model: Model) -> Iterator[None]:
     every other tensor that a submodule holds and every parameter that is not trained (the object
     and its value), and the state of every generator that a submodule holds. Inside, no parameter
     has a ``.grad``, and no weight is used that ``torch.nn.utils.parametrize.cached`` has kept.
+
+    ``passes`` says that there is at least one inside: then it is remembered which parameters that
+    are not trained do not move in eval mode, and these are not copied again.
 
     The values of trained parameters are put back where a submodule has a ``train`` or ``eval`` of
     its own, which may move them, and not otherwise. Not seen, and so neither put into eval mode nor
@@ -106,7 +110,7 @@ def frozen(model: Model) -> Iterator[None]:
     objects = [(table, dict(table)) for table in tables]
     # (an inference tensor collects no gradient, and cannot be told to)
     flags = [(p, p.requires_grad, p.grad) for p in model.parameters() if not p.is_inference()]
-    moved = _Moved.of(model, weights=switches(model))
+    moved = Moved.of(model, training=False, trained=switches(model))
     try:
         _to_eval(model)
         for p, _, _ in flags:
@@ -114,6 +118,8 @@ def frozen(model: Model) -> Iterator[None]:
             p.grad = None  # what is summed up inside is not added to the caller's
         with _uncached():
             yield
+        if passes:
+            moved.learn()
     finally:
         _back_to(modes)
         for table, parameters in objects:
@@ -187,16 +193,19 @@ def once(
     dropout mask, for example); on leaving, what the first one moved stays. What :func:`frozen` does
     not see is not put back here either: state in a table or a number of Python moves in every pass.
     """
-    before = _Moved.of(model, True, generator)
-    after: list[_Moved] = []
+    before = Moved.of(model, model.training, True, generator)
+    after: list[Moved] = []
 
     def again() -> None:
         if not after:
-            after.append(_Moved.of(model, True, generator))
+            before.learn()
+            after.append(Moved.of(model, model.training, True, generator))
         before.put_back()
 
     try:
         yield again
+        if not after:
+            before.learn()
     finally:
         for state in after:
             state.put_back()
@@ -231,7 +240,7 @@ def draws_numbers(model: nn.Module, run: Callable[[], object]) -> bool:
     """Whether ``run()`` draws from torch's generators or from one that a module of ``model`` holds;
     what it draws is put back.
     """
-    before = _Moved.of(model, randomness=True)
+    before = Moved.of(model, model.training, randomness=True)
     run()
     moved = any(not torch.equal(g.get_state(), state) for g, state in before.generators)
     before.put_back()
@@ -285,64 +294,3 @@ class Precision:
             output = run(images)
         floats = isinstance(output, Tensor) and output.is_floating_point()
         return output.to(images.dtype) if floats else output
-
-
-@dataclass(frozen=True)
-class _Moved:
-    """Whatever forward passes move, as it was at one moment."""
-
-    tensors: list[tuple[dict[str, Any], str, Tensor | None, Tensor | None]]
-    generators: list[tuple[torch.Generator, Tensor]]
-
-    @classmethod
-    def of(
-        cls,
-        model: nn.Module,
-        randomness: bool = False,
-        generator: torch.Generator | None = None,
-        weights: bool = False,
-    ) -> "_Moved":
-        """Of this model; with ``randomness`` also torch's own generators, and one more; with
-        ``weights`` also the parameters that are trained.
-        """
-        tensors: list[tuple[dict[str, Any], str, Tensor | None, Tensor | None]] = []
-        held = [generator] if isinstance(generator, torch.Generator) else []
-        for module in model.modules():
-            tensors += [(module._buffers, name, b, _copy(b)) for name, b in module._buffers.items()]
-            for name, p in module._parameters.items():  # a codebook is one that only passes move
-                if p is not None and (weights or not p.requires_grad):
-                    tensors.append((module._parameters, name, p, _copy(p)))
-            for name, value in vars(module).items():
-                if isinstance(value, Tensor):
-                    tensors.append((vars(module), name, value, _copy(value)))
-                elif isinstance(value, torch.Generator):
-                    held.append(value)
-        if randomness:
-            held.append(torch.default_generator)
-            for device in {p.device for p in model.parameters() if p.is_cuda}:
-                held.append(torch.cuda.default_generators[device.index])
-        return cls(tensors, [(g, g.get_state()) for g in held])
-
-    def put_back(self) -> None:
-        """Objects first, then values; through ``.data``, of which autograd takes no notice."""
-        for holder, name, tensor, value in self.tensors:
-            holder[name] = tensor
-            if tensor is not None and value is not None:
-                with torch.inference_mode(tensor.is_inference()):
-                    if tensor.shape != value.shape:  # an observer makes room in place
-                        tensor.resize_(value.shape)
-                    tensor.data.copy_(value)
-        for generator, state in self.generators:
-            generator.set_state(state)
-
-
-def _copy(tensor: Tensor | None) -> Tensor | None:
-    """The values; ``None`` for a tensor that has none yet, and for one that shows one number in
-    many places: no operation writes into such a one.
-    """
-    if tensor is None or nn.parameter.is_lazy(tensor):
-        return None
-    sizes = zip(
-        tensor.shape, tensor.stride() if tensor.layout == torch.strided else (), strict=False
-    )
-    return None if any(n > 1 and step == 0 for n, step in sizes) else tensor.detach().clone()

@@ -1,7 +1,9 @@
 """A model is left exactly as it was found; where it must move, it moves once."""
 
 import copy
+import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,10 +16,12 @@ from ddi import (
     clean_accuracy,
     descent_rule,
     frozen,
+    moved,
     robust_accuracy,
 )
 from ddi.state import Precision, call, eager, once, trainable
 
+_COPY = moved._copy
 X, Y = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(8)
 
 
@@ -206,15 +210,16 @@ def test_several_passes_are_of_one_function_and_move_it_once(make):
 
 
 class Codebook(nn.Module):
-    """A parameter that is not trained, and moves in every pass in training mode."""
+    """A parameter that is not trained, and moves in every pass in training mode (or in any)."""
 
-    def __init__(self):
+    def __init__(self, always=False):
         super().__init__()
+        self.always = always
         self.code = nn.Parameter(torch.zeros(64), requires_grad=False)
         self.linear = nn.Linear(64, 10)
 
     def forward(self, x):
-        if self.training:
+        if self.training or self.always:
             self.code.data.mul_(0.5).add_(x.flatten(1).mean(0).detach(), alpha=0.5)
         return self.linear(x.flatten(1) - self.code)
 
@@ -238,9 +243,37 @@ def test_a_codebook_moves_once(rule):
         loss.backward()
         want = torch.cat([p.grad.flatten() for p in alone.linear.parameters()])
         torch.testing.assert_close(step.gradient, want)
-    model.eval()
-    clean_accuracy(model, X, Y, 2)
-    assert torch.equal(model.code, alone.code)
+
+
+def test_what_passes_move_in_eval_mode_comes_back_every_time():
+    model = Codebook(always=True)
+    for _ in range(3):
+        clean_accuracy(model, X, Y, 2)
+        assert not model.code.any() and not model.linear.weight.grad
+    rule = descent_rule("mean", m=3)
+    alone = copy.deepcopy(model.eval())
+    for _ in range(3):
+        rule(model, X, Y, lambda model, x, y: torch.zeros_like(x))  # no pass in the attack
+        alone(X)
+        assert torch.equal(model.code, alone.code) and model.code.any()
+
+
+@pytest.mark.parametrize("name", ["mean", "product"])
+def test_a_frozen_backbone_is_copied_once_and_never_written(name, tmp_path, monkeypatch):
+    np.save(tmp_path / "weight.npy", np.random.default_rng(0).normal(size=(16, 64)) / 8)
+    weight = np.load(tmp_path / "weight.npy", mmap_mode="r")  # to write is to crash
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Linear(16, 10)).double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch knows no tensor that is only read
+        model[1].weight = nn.Parameter(torch.from_numpy(weight), requires_grad=False)
+    copied = []
+    monkeypatch.setattr(moved, "_copy", lambda t: copied.append(t) or _COPY(t))
+    rule, attack = descent_rule(name, m=3), PGD(0.1, 0.1, 1)
+    for step in range(3):
+        copied.clear()
+        rule(model, X.double(), Y, attack)
+        assert any(t is model[1].weight for t in copied) == (step == 0)
+    assert np.array_equal(model[1].weight, weight)
 
 
 class Merging(nn.Linear):

@@ -1,0 +1,108 @@
+"""Whatever forward passes move in a model, kept and put back: buffers, other tensors that a module
+holds, parameters that are not trained, generators.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Moved"]
+
+# By their ids and the mode of the model, the parameters that are not trained and of which it is
+# known that passes do not move them: large ones (a frozen backbone) are not copied in every step.
+_still: WeakValueDictionary[tuple[int, bool], nn.Parameter] = WeakValueDictionary()
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Whatever forward passes move, as it was at one moment.
+
+    Attributes:
+        tensors: who holds it, its name there, the object, and its values. weights: parameters, in
+            the same way. generators: with their states. training: the mode of the passes.
+    """
+
+    tensors: list[tuple[dict[str, Any], str, Tensor | None, Tensor | None]]
+    weights: list[tuple[dict[str, Any], str, nn.Parameter, Tensor | None]]
+    generators: list[tuple[torch.Generator, Tensor]]
+    training: bool
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        training: bool,
+        randomness: bool = False,
+        generator: torch.Generator | None = None,
+        trained: bool = False,
+    ) -> "Moved":
+        """Of this model, before passes in this mode; with ``randomness`` also torch's own
+        generators, and one more; with ``trained`` also the parameters that are trained.
+        """
+        tensors: list[tuple[dict[str, Any], str, Tensor | None, Tensor | None]] = []
+        weights: list[tuple[dict[str, Any], str, nn.Parameter, Tensor | None]] = []
+        held = [generator] if isinstance(generator, torch.Generator) else []
+        for module in model.modules():
+            tensors += [(module._buffers, name, b, _copy(b)) for name, b in module._buffers.items()]
+            for name, p in module._parameters.items():  # a codebook is one that only passes move
+                if p is None or (p.requires_grad and not trained):
+                    continue
+                if trained or _still.get((id(p), training)) is not p:  # (eval() may merge matrices)
+                    weights.append((module._parameters, name, p, _copy(p)))
+            for name, value in vars(module).items():
+                if isinstance(value, Tensor):
+                    tensors.append((vars(module), name, value, _copy(value)))
+                elif isinstance(value, torch.Generator):
+                    held.append(value)
+        if randomness:
+            held.append(torch.default_generator)
+            for device in {p.device for p in model.parameters() if p.is_cuda}:
+                held.append(torch.cuda.default_generators[device.index])
+        return cls(tensors, weights, [(g, g.get_state()) for g in held], training)
+
+    def learn(self) -> None:
+        """Passes have been made since: what they have not moved is looked at for the last time."""
+        for holder, name, p, value in self.weights:
+            if holder.get(name) is p and value is not None and _same(p, value):
+                _still[id(p), self.training] = p
+
+    def put_back(self) -> None:
+        """Objects first, then values, where they differ for weights (they may be in a file that is
+        only read); through ``.data``, of which autograd takes no notice.
+        """
+        for holder, name, tensor, value in self._all():
+            holder[name] = tensor
+            if tensor is None or value is None:
+                continue
+            if isinstance(tensor, nn.Parameter) and _same(tensor, value):
+                continue
+            with torch.inference_mode(tensor.is_inference()):
+                if tensor.shape != value.shape:  # an observer makes room in place
+                    tensor.resize_(value.shape)
+                tensor.data.copy_(value)
+        for generator, state in self.generators:
+            generator.set_state(state)
+
+    def _all(self) -> Iterator[tuple[dict[str, Any], str, Tensor | None, Tensor | None]]:
+        yield from self.tensors
+        yield from self.weights
+
+
+def _same(tensor: Tensor, value: Tensor) -> bool:
+    return tensor.device == value.device and torch.equal(tensor, value)
+
+
+def _copy(tensor: Tensor | None) -> Tensor | None:
+    """The values; ``None`` for a tensor that has none yet, and for one that shows one number in
+    many places: no operation writes into such a one.
+    """
+    if tensor is None or nn.parameter.is_lazy(tensor):
+        return None
+    sizes = zip(
+        tensor.shape, tensor.stride() if tensor.layout == torch.strided else (), strict=False
+    )
+    return None if any(n > 1 and step == 0 for n, step in sizes) else tensor.detach().clone()

@@ -34,7 +34,6 @@ from ddi.evaluate import (
     robust_accuracy,
 )
 from ddi.experiment import Run, read_experiment
-from ddi.gradients import assign_gradient
 from ddi.losses import Objective
 from ddi.models import MLP, Normalize, ResNet18, SmallNet
 from ddi.objectives import CURE, ELLE, KL, LLR, MART, TRADES, AdaptiveELLE, GradAlign, Penalty
@@ -50,7 +49,7 @@ from ddi.samplers import Sampler
 from ddi.sharpness import SAM, SAMPa
 from ddi.simplices import project_simplex
 from ddi.solver import MinNormPoint, bundle, min_norm_point, min_norm_product
-from ddi.state import frozen
+from ddi.state import assign_gradient, frozen
 from ddi.threat import L1, L2, LInf, Threat, threat_model
 from ddi.trainer import Phase, Setting, train
 

@@ -242,10 +242,11 @@ class Ascent:
         """The attack's steps from ``delta``."""
         attack, x, delta = self.attack, self.x, self.delta
         project: Projection = attack.threat.projection(x)
-        self.scaled = Scaled(self.model, self.precision, x)
-        best, kept = torch.full((len(x),), -torch.inf, dtype=self.scaled.wide).to(x.device), delta
         wrong = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         with frozen(self.model, passes=attack.steps > 0):
+            self.scaled = Scaled(self.model, self.precision, x)
+            kept, best = delta, torch.full((len(x),), -torch.inf, dtype=self.scaled.wide)
+            best = best.to(x.device)
             values_of = inner(self.loss, self._logits, x, self.y)
             for step in range(1, attack.steps + 1):
                 values, gradient = self.scaled.rise(values_of, delta)

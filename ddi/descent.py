@@ -2,7 +2,7 @@
 
 ``rule(model, x, y, attack)`` returns a :class:`Step` whose ``gradient`` is flat, over the trainable
 parameters in the order of :func:`ddi.state.trainable`, and is what an optimiser *subtracts*;
-:func:`ddi.gradients.assign_gradient` puts it into ``.grad``. Below, ``g_j`` is the gradient of the
+:func:`ddi.state.assign_gradient` puts it into ``.grad``. Below, ``g_j`` is the gradient of the
 mean loss of the batch at its ``j``-th perturbation, and ``M`` has the columns ``g_1 ... g_m``.
 
 - ``single``: ``g_1``, PGD training (Madry et al. 2018).

@@ -9,7 +9,7 @@ are not lost.
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 
@@ -29,7 +29,6 @@ from ddi.threat import Threat
 __all__ = [
     "Passes",
     "Shift",
-    "assign_gradient",
     "columns",
     "move",
     "passes",
@@ -130,14 +129,15 @@ class Passes:
         """The same for any values ``(B,)`` that depend on the parameters."""
         # inside frozen this is undone on leaving; outside they have it already
         parameters = [p.requires_grad_() for p in self.parameters.values()]
-        found = _differentiable(values())
-        for scale in self.scales(k):
-            value = found.sum() * scale / k if self.narrow else found.sum() / k
-            each = _checks.derivatives(value, parameters, zeros=True, retain_graph=self.narrow)
-            for piece, one in zip(torch.split(out, self.sizes), each, strict=True):
-                piece.view_as(one).copy_(one.to_dense())  # sparse: embeddings
-            if not self.narrow or out.div_(scale).isfinite().all():
-                break
+        with once(self.model) if self.narrow else nullcontext() as again:
+            for scale in self.scales(k):
+                found = _differentiable(values())
+                each = _checks.derivatives(found.sum() * scale / k, parameters, zeros=True)
+                for piece, one in zip(torch.split(out, self.sizes), each, strict=True):
+                    piece.view_as(one).copy_(one.to_dense())  # sparse: embeddings
+                if again is None or out.div_(scale).isfinite().all():
+                    break
+                again()
         return found.detach()
 
     def group_gradients(self, x: Tensor, delta: Tensor, y: Tensor, k: int, out: Tensor) -> Tensor:
@@ -260,6 +260,9 @@ class Shift:
         if isinstance(through.loss, Objective):
             through = replace(through, loss=cross_entropy)
         if self.penalty.twice:
+            if through.narrow:
+                expected = "one that takes no gradients in float16 (bfloat16 has their range)"
+                _checks.refuse("penalty", expected, self.penalty)
             through = replace(through, model=eager(through.model))
         slope, penalty, k = through.rows(), self.penalty, len(x) * world()
 
@@ -306,22 +309,6 @@ def move(through: Passes, x: Tensor, delta: Tensor, y: Tensor) -> None:
     if any(module.training for module in through.model.modules()):
         with torch.no_grad():
             through.losses(x, delta, y)
-
-
-def assign_gradient(model: nn.Module, flat: Tensor) -> None:
-    """Put a flat gradient into ``.grad`` of the trainable parameters, in their order; the others'
-    stay as they are. It takes the place of what ``.grad`` held, where ``backward`` adds, and is not
-    scaled: whoever accumulates averages first, and a ``GradScaler`` (it would divide) is left out.
-
-    Raises:
-        ValueError: if its length is not the number of trainable parameters, or it is not finite.
-    """
-    parameters = trainable(model).values()
-    sizes = [p.numel() for p in parameters]
-    _checks.float_tensor("flat", flat, shape=(sum(sizes),))
-    for parameter, piece in zip(parameters, torch.split(flat.detach(), sizes), strict=True):
-        # in the parameter's order in memory, too
-        parameter.grad = torch.empty_like(parameter).copy_(piece.view_as(parameter))
 
 
 def _differentiable(losses: Tensor) -> Tensor:

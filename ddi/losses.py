@@ -3,12 +3,13 @@ see more than logits; one value a sample.
 """
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 
 import torch
 from torch import Tensor, nn
 
 from ddi import _checks
+from ddi.coupling import coupled
 from ddi.state import Precision
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -219,17 +220,20 @@ class Scaled:
     what comes out at the images is divided by it again, in float32.
 
     Args:
-        model: where its BatchNorm has no running statistics, which couples the samples, all have
-            one power. precision: of the passes. x: the images of a batch.
+        model: in eval mode. Where a sample's logits depend on the others (statistics of the batch),
+            and where that cannot be asked (a ``lambda``), all samples have one power: a gradient
+            holds the others' losses. precision: of the passes. x: the images of a batch.
 
     Attributes:
         wide: the dtype of losses and gradients.
     """
 
     def __init__(self, model: object, precision: Precision, x: Tensor) -> None:
-        norms = [m for m in _modules(model) if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        self.together = any(m.running_mean is None for m in norms)
         self.on, self.dtype = narrow(model, precision, x), x.dtype
+        self.together = self.on and not (
+            isinstance(model, nn.Module)
+            and not coupled(model, partial(precision.forward, model), x)
+        )
         self.wide = torch.promote_types(x.dtype, torch.float32) if self.on else x.dtype
         self.top = torch.full((len(x),), 5, device=x.device)  # largest entry at the logits, log2
 

@@ -2,19 +2,21 @@
 holds, parameters that are not trained, generators.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 __all__ = ["Moved"]
 
-# By their ids and the mode of the model, the parameters that are not trained and of which it is
-# known that passes do not move them: large ones (a frozen backbone) are not copied in every step.
-_still: WeakValueDictionary[tuple[int, bool], nn.Parameter] = WeakValueDictionary()
+# How often passes in eval mode, and in training mode, have left a parameter as it was that is not
+# trained. Large ones (a frozen backbone) are not copied in every step: ENOUGH times are enough.
+# (More than once, for the teacher of a network may begin as its copy, and not move at first.)
+_times: MutableMapping[Tensor, list[int]] = WeakTensorKeyDictionary()
+ENOUGH = 10
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Moved:
             for name, p in module._parameters.items():  # a codebook is one that only passes move
                 if p is None or (p.requires_grad and not trained):
                     continue
-                if trained or _still.get((id(p), training)) is not p:  # (eval() may merge matrices)
+                if trained or not _still(p, training):  # (eval() may merge matrices)
                     weights.append((module._parameters, name, p, _copy(p)))
             for name, value in vars(module).items():
                 if isinstance(value, Tensor):
@@ -65,10 +67,11 @@ class Moved:
         return cls(tensors, weights, [(g, g.get_state()) for g in held], training)
 
     def learn(self) -> None:
-        """Passes have been made since: what they have not moved is looked at for the last time."""
+        """Passes have been made since: count what they have not moved."""
         for holder, name, p, value in self.weights:
-            if holder.get(name) is p and value is not None and _same(p, value):
-                _still[id(p), self.training] = p
+            stays = holder.get(name) is p and value is not None and _same(p, value)
+            times = _times.setdefault(p, [0, 0])
+            times[self.training] = times[self.training] + 1 if stays else 0
 
     def put_back(self) -> None:
         """Objects first, then values, where they differ for weights (they may be in a file that is
@@ -90,6 +93,11 @@ class Moved:
     def _all(self) -> Iterator[tuple[dict[str, Any], str, Tensor | None, Tensor | None]]:
         yield from self.tensors
         yield from self.weights
+
+
+def _still(p: nn.Parameter, training: bool) -> bool:
+    """Whether passes do not move it; what training does not, eval mode does not either."""
+    return any(n >= ENOUGH for n in _times.get(p, [0, 0])[training:])
 
 
 def _same(tensor: Tensor, value: Tensor) -> bool:

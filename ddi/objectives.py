@@ -191,7 +191,8 @@ class ELLE(Penalty):
         """See the class."""
         a, b, share = points
         c = torch.lerp(a, b, share.view(-1, *[1] * (x.ndim - 1)))
-        return (values_of(c) - torch.lerp(values_of(a), values_of(b), share)).square()
+        at_a, at_b = values_of(a), values_of(b)
+        return (values_of(c) - torch.lerp(at_a, at_b, share.to(at_a))).square()
 
 
 class AdaptiveELLE(ELLE):

@@ -2,21 +2,16 @@
 and no sample's logits depend on the others.
 """
 
-from collections.abc import Callable
 from functools import partial
-from weakref import WeakValueDictionary
 
-import torch
 from torch import Tensor, nn
 
 from ddi import _checks
+from ddi.coupling import coupled
 from ddi.gradients import Passes
 from ddi.state import call, draws_numbers, eager, frozen, switches
 
 __all__ = ["check_samples", "leaves_of"]
-
-# By their ids, the models of whose samples it is known that they do not see each other.
-_alone: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()
 
 
 def check_samples(through: Passes, x: Tensor) -> None:
@@ -27,7 +22,7 @@ def check_samples(through: Passes, x: Tensor) -> None:
             parameter has a hook on its gradient, if ``eval()`` moves weights, if the model draws
             random numbers there, if it reaches a parameter by another way than as its module's, or
             if one sample's logits depend on another's. The last three are seen by passes of two
-            images: one every time, and one more, for the last, once a model.
+            images: one every time, and three more, for the last, once a model.
     """
     model, images = eager(through.model), x[:2].detach().clone()
     _check_modules(model, through.parameters)
@@ -50,7 +45,12 @@ def check_samples(through: Passes, x: Tensor) -> None:
                 "passes is of another function"
             )
         leaves = leaves_of(_checks.logits(found[0], len(images)))
-        _check_alone(model, run, x, found[0].detach())
+        if coupled(model, run, x):
+            raise ValueError(
+                "model must compute each sample's logits from that sample alone in eval mode for "
+                "directions a sample, got one whose logits of an image depend on the others in its "
+                "batch (statistics of the batch?)"
+            )
     given = set(map(id, others.values()))
     aside = [names.get(id(leaf), "one of none") for leaf in leaves if id(leaf) not in given]
     if aside:
@@ -77,28 +77,6 @@ def _check_modules(model: nn.Module, parameters: dict[str, nn.Parameter]) -> Non
 
 def _same(before: Tensor, now: Tensor) -> bool:
     return bool(((before == now) | ((before != before) & (now != now))).all())
-
-
-def _check_alone(
-    model: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor, logits: Tensor
-) -> None:
-    """Whether the first image has the logits ``logits[0]`` beside a copy of itself, too: in a batch
-    of the same size, so that all is rounded alike. Two images that have the same logits tell
-    nothing, and so do logits that are not finite.
-    """
-    if _alone.get(id(model)) is model or len(logits) < 2:
-        return
-    if not logits.isfinite().all() or torch.equal(logits[0], logits[1]):
-        return
-    with torch.no_grad():
-        away = (run(x[:1].detach().repeat(2, *[1] * (x.ndim - 1)))[0] - logits[0]).abs().max()
-    if not away <= 1e-3 * logits[0].abs().max():  # NaN, too
-        raise ValueError(
-            "model must compute each sample's logits from that sample alone in eval mode for "
-            "directions a sample, got one whose logits of an image depend on the others in its "
-            "batch (statistics of the batch?)"
-        )
-    _alone[id(model)] = model
 
 
 def leaves_of(output: Tensor) -> list[Tensor]:

@@ -25,6 +25,7 @@ Model = Callable[[Tensor], Tensor]
 __all__ = [
     "Model",
     "Precision",
+    "assign_gradient",
     "call",
     "displaced",
     "draws_numbers",
@@ -145,6 +146,28 @@ def _back_to(modes: Sequence[tuple[nn.Module, bool]]) -> None:
             module.train(mode)  # its own may do more than set flags; the children's follow
     for module, mode in modes:
         module.training = mode  # also of what a later one shares with an earlier one
+
+
+def assign_gradient(model: nn.Module, flat: Tensor) -> None:
+    """Put a flat gradient into ``.grad`` of the trainable parameters, in their order; the others'
+    stay as they are. It takes the place of what ``.grad`` held, where ``backward`` adds, and is not
+    scaled: whoever accumulates averages first, and a ``GradScaler`` (it would divide) is left out.
+
+    Raises:
+        ValueError: if its length is not the number of trainable parameters, or it is not finite, in
+            float16 either where that is their dtype. Then ``.grad`` is as before.
+    """
+    parameters = trainable(model).values()
+    sizes = [p.numel() for p in parameters]
+    _checks.float_tensor("flat", flat, shape=(sum(sizes),))
+    pieces = []
+    for parameter, piece in zip(parameters, torch.split(flat.detach(), sizes), strict=True):
+        # in the parameter's order in memory, too
+        pieces.append(torch.empty_like(parameter).copy_(piece.view_as(parameter)))
+        if parameter.dtype == torch.float16 and not pieces[-1].isfinite().all():
+            _checks.refuse("flat", "finite in float16, the dtype of the parameters", flat)
+    for parameter, piece in zip(parameters, pieces, strict=True):
+        parameter.grad = piece
 
 
 @contextmanager

@@ -25,7 +25,6 @@ from ddi.adversary import Attack, AttackLike, as_attack
 from ddi.checkpoint import Checkpoints, own_randomness, save_atomically, set_unsaved, unsaved
 from ddi.data import Dataset, crop_and_flip
 from ddi.evaluate import by_class, clean_accuracy, standing
-from ddi.gradients import assign_gradient
 from ddi.identity import constants, flat, network_hash
 from ddi.parallel import average_buffers, on_first, rank, sent
 from ddi.plan import (
@@ -43,7 +42,7 @@ from ddi.plan import (
 from ddi.record import DECIDES, RunWriter, provenance
 from ddi.samplers import Draws, Sampler, started
 from ddi.sharpness import AnyRule, of_epoch
-from ddi.state import eager, trainable
+from ddi.state import assign_gradient, eager, trainable
 
 __all__ = ["Phase", "Setting", "train"]
 

@@ -9,10 +9,14 @@ import torch
 from torch import nn
 
 from ddi import (
+    CURE,
+    ELLE,
     KL,
+    LLR,
     MLP,
     PGA,
     PGD,
+    GradAlign,
     assign_gradient,
     cross_entropy,
     descent_rule,
@@ -111,15 +115,24 @@ class Times(nn.Module):
         return x * self.factor
 
 
-def test_samples_that_are_coupled_have_one_scale():
-    """BatchNorm of the batch's own statistics: a gradient contains the others' losses."""
+class ByHand(nn.Module):
+    """Statistics of the batch that no BatchNorm shows."""
+
+    def forward(self, h):
+        return (h - h.mean(0)) / (h.std(0) + 1e-3)
+
+
+@pytest.mark.parametrize("kind", ["batchnorm", "by hand", "lambda"])
+def test_samples_that_are_coupled_have_one_scale(kind):
+    """By the batch's own statistics: a gradient contains the others' losses."""
     data = digits()
     x, y = data.x_test[:12], data.y_test[:12]
     torch.manual_seed(0)
-    norm = nn.BatchNorm1d(32, track_running_stats=False)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), norm, nn.Tanh(), nn.Linear(32, 10))
+    norm = ByHand() if kind == "by hand" else nn.BatchNorm1d(32, track_running_stats=False)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), norm, nn.Tanh(), nn.Linear(32, 10))
     with torch.no_grad():
-        model[-1].weight.mul_(30.0)
+        network[-1].weight.mul_(30.0)
+    model = (lambda images: network(images)) if kind == "lambda" else network
     attack = PGA(1.0, 0.01, 1, box=None, random_start=False, norm="L2")
     full = attack(model, x, y)
     with torch.autocast("cpu", torch.float16):
@@ -157,6 +170,77 @@ def test_a_direction_is_that_of_float32(sure, way, name, options, factor):
     assert (step.gradient - full.gradient).norm() < 0.05 * full.gradient.norm()
     assign_gradient(model, step.gradient)
     assert all(p.grad.dtype == p.dtype for p in model.parameters())
+
+
+class Behind(nn.Module):
+    """A network in float16 behind images in float32."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network.half()
+
+    def forward(self, x):
+        return self.network(x.half()).float()
+
+
+def test_weights_in_float16_behind_images_in_float32_lose_nothing(sure):
+    data = digits()
+    x, y = data.x_train[:40], data.y_train[:40]
+    rule = descent_rule("single", normalize=False)
+    full = rule(sure, x, y, none).gradient
+    found = rule(Behind(copy.deepcopy(sure)), x, y, none).gradient
+    assert (found.float() - full).norm() < 0.05 * full.norm()
+
+
+def test_a_compiled_network_whose_scaled_pass_overflows_moves_once(sure):
+    """Its graph is gone after one backward pass; another pass is of the same function."""
+    data = digits()
+    x, y = data.x_test[:40], data.y_test[:40]
+    torch.manual_seed(0)
+    model = nn.Sequential(copy.deepcopy(sure), nn.BatchNorm1d(10), nn.Dropout(0.3)).train()
+    start = copy.deepcopy(model.state_dict())
+
+    def loss(logits, y):
+        return 1e3 * cross_entropy(logits, y)
+
+    torch.manual_seed(1)
+    model(x)
+    after = torch.get_rng_state()
+    rule = descent_rule("single", normalize=False, loss=loss)
+    steps = []
+    for network in (model, torch.compile(model, backend="aot_eager")):
+        model.load_state_dict(start)
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.float16):
+            steps.append(rule(network, x, y, none).gradient)
+        assert model[1].num_batches_tracked == 1 and torch.equal(torch.get_rng_state(), after)
+    torch.compiler.reset()
+    assert (steps[0] - steps[1]).norm() < 0.02 * steps[0].norm()
+
+
+@each_way
+def test_penalties_in_float16(sure, way):
+    """ELLE is that of float32; what takes gradients inside, which would be 0, is refused."""
+    data = digits()
+    x, y = data.x_test[:40], data.y_test[:40]
+    attack = PGD(EPS, EPS / 4, 1, random_start=False)
+    rule = descent_rule("single", normalize=False, penalty=ELLE(10.0))
+    full = rule(sure, x, y, attack, drawn())
+    context, model, images = low(way, sure, x)
+    with context:
+        step = rule(model, images, y, attack, drawn())
+        for penalty in (GradAlign(), CURE(), LLR()):
+            with pytest.raises(ValueError, match=r"no gradients in float16"):
+                descent_rule("single", penalty=penalty)(model, images, y, attack, drawn())
+    assert step.loss == pytest.approx(full.loss, rel=0.05)
+
+
+def test_a_gradient_that_float16_cannot_hold_is_refused(sure):
+    model = copy.deepcopy(sure).half()
+    size = sum(p.numel() for p in model.parameters())
+    with pytest.raises(ValueError, match="finite in float16"):
+        assign_gradient(model, torch.cat([torch.ones(size - 1), torch.tensor([1e5])]))
+    assert all(p.grad is None for p in model.parameters())
 
 
 def none(model, x, y):

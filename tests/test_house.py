@@ -24,9 +24,9 @@ TOOLS = [path for room in ROOMS for path in sorted((ROOT / room).glob("*.py"))]
 
 # Imports point to the left, and every module has its place.
 ORDER = (
-    "_checks _words moved state threat losses adversary attacks beta objectives simplices quadratic "
-    "solver danskin parallel gradients samples product combine descent sharpness models data "
-    "evaluate naming identity clone checkpoint record samplers plan trainer kernels tables "
+    "_checks _words moved state threat coupling losses adversary attacks beta objectives simplices "
+    "quadratic solver danskin parallel gradients samples product combine descent sharpness models "
+    "data evaluate naming identity clone checkpoint record samplers plan trainer kernels tables "
     "experiment plots measure commands page __main__"
 ).split()
 

@@ -269,11 +269,40 @@ def test_a_frozen_backbone_is_copied_once_and_never_written(name, tmp_path, monk
     copied = []
     monkeypatch.setattr(moved, "_copy", lambda t: copied.append(t) or _COPY(t))
     rule, attack = descent_rule(name, m=3), PGD(0.1, 0.1, 1)
-    for step in range(3):
+    for step in range(moved.ENOUGH + 2):
         copied.clear()
         rule(model, X.double(), Y, attack)
-        assert any(t is model[1].weight for t in copied) == (step == 0)
+        if step in (0, moved.ENOUGH + 1):
+            assert any(t is model[1].weight for t in copied) == (step == 0)
     assert np.array_equal(model[1].weight, weight)
+
+
+class Teacher(nn.Module):
+    """Follows its student, as whose copy it begins, a little in every pass in training mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.student = nn.Linear(64, 10)
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+
+    def forward(self, x):
+        if self.training:
+            with torch.no_grad():
+                self.teacher.weight.lerp_(self.student.weight, 0.1)
+        return self.student(x.flatten(1)) + self.teacher(x.flatten(1))
+
+
+def test_a_teacher_that_begins_as_a_copy_moves_once_a_step():
+    torch.manual_seed(0)
+    model = Teacher()
+    want = model.teacher.weight.clone()
+    rule, attack = descent_rule("mean", m=3), PGD(0.1, 0.1, 1)
+    for step in range(4):
+        want.lerp_(model.student.weight.detach(), 0.1)
+        rule(model, X, Y, attack)
+        assert torch.equal(model.teacher.weight, want)
+        with torch.no_grad():
+            model.student.weight += 1.0 + step
 
 
 class Merging(nn.Linear):

@@ -106,6 +106,7 @@ PLANTED = [
     F("the schedule counts from 0", "attacks", "Ascent.run", "attack.schedule(step)", "attack.schedule(step - 1)", "attacks.schedule_scales_the_steps"),
     F("PGA takes unit steps", "attacks", "PGA.step", "return size * gradient", "return size * self.threat.steepest(gradient)", "attacks.pga_adds_alpha_times_the_gradient"),
     F("the bound of the pieces of a batch is ignored", "attacks", "PGD._attack", "-(-len(many) // (batch_size or len(many)))", "1", "attacks.restarts_are_single_calls_from_the_starts_of_one_draw"),
+    F("losses below zero are no improvement on none", "attacks", "Ascent.run", "-torch.inf", "0.0", "attacks.best_iterate_is_never_worse_than_the_last_or_the_start"),
     F("a part of the batch draws its own random starts alone", "attacks", "PGD._attack", "self._start(every, generator).view(m, *x.shape)[:, only].flatten(0, 1)", "self._start(chosen(x, only).repeat(m, *[1] * (x.ndim - 1)), generator)", "attacks.restarts_are_single_calls_from_the_starts_of_one_draw"),
     F("the labels of restarts are in another order than the images", "attacks", "PGD._attack", "y.repeat(m, *[1] * (y.ndim - 1))", "y.repeat_interleave(m, 0)", "attacks.restarts_are_single_calls_from_the_starts_of_one_draw"),
     F("labels are not compared with the number of logits", "attacks", "Ascent._logits", "not self.checked and of_classes(self.loss)", "False", "attacks.impossible_batches_are_refused_and_the_model_is_untouched"),

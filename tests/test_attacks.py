@@ -187,16 +187,22 @@ def test_fast_starts_at_random_and_takes_one_step(batch):
     assert (one - start).abs().max() <= 0.05 + 1e-12
 
 
-def test_best_iterate_is_never_worse_than_the_last_or_the_start(batch):
+def far_below(logits, y):
+    """A loss of which every value is negative, as the margin's is of what stands."""
+    return cross_entropy(logits, y) - 100
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, far_below])
+def test_best_iterate_is_never_worse_than_the_last_or_the_start(batch, loss):
     x, y = batch
     model = small_model()
-    wild = dict(eps=1.0, alpha=1.5, steps=7, box=None, norm="L2")  # overshoots
+    wild = dict(eps=1.0, alpha=1.5, steps=7, box=None, norm="L2", loss=loss)  # overshoots
     value = {}
     for keep in ("last", "best"):
         delta = PGD(**wild, keep=keep)(model, x, y, torch.Generator().manual_seed(0))
         value[keep] = cross_entropy(model(x + delta), y)
     assert (value["best"] >= value["last"] - 1e-12).all()
-    one = PGD(1.0, 0.0, 1, norm="L2", box=None, keep="best")(
+    one = PGD(1.0, 0.0, 1, norm="L2", box=None, keep="best", loss=loss)(
         model, x, y, torch.Generator().manual_seed(0)
     )
     assert (value["best"] >= cross_entropy(model(x + one), y) - 1e-12).all()

@@ -101,6 +101,7 @@ def frozen(model: Model, passes: bool = False) -> Iterator[None]:
         ValueError: if ``model`` cannot be called, or has no eval mode (one of ``torch.export``).
     """
     _checks.function("model", model)
+    _checks.flag("passes", passes)
     if not isinstance(model, nn.Module):
         with _uncached():
             yield

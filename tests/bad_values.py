@@ -339,7 +339,7 @@ USUAL: dict[str, Kind] = {
     "model": MODULE, "x": IMAGES, "y": LABELS, "deltas": DELTAS, "eps": RADIUS, "alpha": RADIUS,
     "steps": COUNT, "random_start": FLAG, "norm": WORD, "loss": LOSS, "box": optional(BOX), "keep": WORD,
     "schedule": optional(SCHEDULE), "generator": optional(GENERATOR), "batch_size": optional(cap(COUNT)), "restarts": COUNT,
-    "progress": FLAG, "attack": ATTACK, "m": COUNT, "seed": integer(0), "start": COUNT,
+    "progress": FLAG, "passes": FLAG, "attack": ATTACK, "m": COUNT, "seed": integer(0), "start": COUNT,
     "logits": floats(dtypes=False), "labels": LABELS,
     "gram": floats(batched=True), "linear": optional(floats()), "groups": optional(GROUPS), "method": WORD, "tol": RADIUS,
     "max_iter": COUNT, "values": floats(), "t": number(0, strict=True), "gradients": FREE, "direction": floats(),

@@ -213,7 +213,7 @@ CORE = {
     "inverse_time": Entry(lambda: {"start": 2}, use=lambda schedule: [schedule(k) for k in range(1, 6)]),
     "cross_entropy": Entry(lambda: {"logits": net()(batch()["x"]).detach(), "labels": batch()["y"]}, {"logits": LOGITS}),
     "margin_loss": Entry(lambda: {"logits": net()(batch()["x"]).detach(), "labels": batch()["y"]}, {"logits": LOGITS}),
-    "frozen": Entry(lambda: {"model": net()}, {"model": MODULE[:8]}, call=lambda model: ddi.frozen(model).__enter__()),
+    "frozen": Entry(lambda: {"model": net(), "passes": True}, {"model": MODULE[:8]}, call=lambda model, passes: ddi.frozen(model, passes).__enter__()),
     "clean_accuracy": Entry(lambda: attacked() | {"batch_size": 2}, {"model": FORWARD, "x": PLAIN}),
     "robust_accuracy": Entry(lambda: attacked() | {"attack": PGD, "batch_size": 2, "generator": drawn()}, {"model": JUDGED}),
     "autoattack_accuracy": Entry(lambda: attacked() | {"eps": 0.1}, {"model": FORWARD}, call=without_suite),

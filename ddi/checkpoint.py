@@ -145,7 +145,7 @@ def _set_generators(state: dict[str, Any]) -> None:
 
 
 def _buffers(model: nn.Module) -> dict[str, Tensor]:
-    saved = model.state_dict(keep_vars=True)
+    saved = model.state_dict()  # by whoever wrote it, without arguments
     return {name: buffer for name, buffer in model.named_buffers() if name not in saved}
 
 

@@ -69,7 +69,7 @@ def gram_matrix(gradients: Tensor, block: int | None = None) -> Tensor:
     Squaring costs half the digits: distances of the hull from 0 below about ``1.5e-8 max||g||`` are
     not resolved, entries below about 1e-162 square to 0, and rows longer than 1e150 are refused,
     since the sum of their products can overflow to infinity or NaN as the processor adds it up.
-    (:func:`steepest_descent` divides by the largest entry first.)
+    (:func:`steepest_descent` divides by the size of the largest entry first.)
 
     Raises:
         ValueError: for rows that are not finite, or longer than 1e150.
@@ -155,7 +155,8 @@ def steepest_descent(
     gradients = gradients.detach()
     wide = gradients.to(torch.promote_types(gradients.dtype, torch.float32))
     largest = wide.abs().max()
-    unit = wide / torch.where(largest > 0, largest, 1.0)
+    power = largest / (2 * torch.frexp(largest).mantissa)  # of 2, so that no digit is rounded away
+    unit = wide / torch.where(largest > 0, power, 1.0)
     weights = min_norm_product(gram_matrix(unit), groups, method=method).weights
     point = weights @ unit.double()
     reach = _largest(unit.double().norm(dim=1), groups).sum()
@@ -163,7 +164,7 @@ def steepest_descent(
     weights = weights.to(gradients.dtype)
     if norm > tol * reach:
         direction = (-point / norm).to(gradients.dtype)
-        slope = (_slope(unit, direction, groups) * largest.double()).to(gradients.dtype)
+        slope = (_slope(unit, direction, groups) * power.double()).to(gradients.dtype)
         if slope < 0:  # rounding can eat a slope far below max ||g||
             return SteepestDescent(direction, weights, slope, False)
     return SteepestDescent(torch.zeros_like(gradients[0]), weights, gradients.new_zeros(()), True)

@@ -77,6 +77,7 @@ def alike(parameters: Iterable[Tensor], x: Tensor, y: Tensor) -> None:
         return
     weights = torch.cat([p.detach().flatten().double() for p in parameters])
     sums = torch.stack([part.sum() for part in weights.chunk(8)]) / weights.norm().clamp_min(1e-9)
+    sums = sums.nan_to_num(1e9, 1e9, -1e9)  # a largest NaN is no number to compare
     parts = {"model": sums, "x": _mark(x), "y": _mark(y)}
     marks = torch.cat([part.to(x.device) for part in parts.values()])
     most = torch.stack([marks, -marks])
@@ -91,11 +92,14 @@ def alike(parameters: Iterable[Tensor], x: Tensor, y: Tensor) -> None:
 
 
 def _mark(tensor: Tensor) -> Tensor:
-    """A whole number made of a batch's bits: another for other samples or another order."""
-    rows = tensor.reshape(len(tensor), -1).contiguous()
+    """A whole number made of a batch's bits and their places: another for other samples, another
+    order, or images that were mirrored or shifted.
+    """
+    rows = (tensor + 0).reshape(len(tensor), -1).contiguous()  # -0.0 becomes 0.0, which it equals
     bits = rows.view({1: torch.int8, 2: torch.int16}.get(rows.element_size(), torch.int32))
-    odd = 2 * torch.arange(len(rows), device=rows.device) + 1
-    mark = (bits.sum(1, dtype=torch.int64) * odd).sum() + rows.numel()
+    odd = 2 * torch.arange(max(bits.shape), device=rows.device) + 1
+    across = (bits * odd[: bits.shape[1]]).sum(1)  # int64: what is too large goes round
+    mark = (across * odd[: len(bits)]).sum() + rows.numel()
     return (mark % 2**52).double()[None]
 
 

@@ -144,15 +144,17 @@ def _end(drawn: Line2D) -> tuple[float, float]:
 
 
 def by_arm(records: Iterable[Record]) -> dict[str, list[Record]]:
-    """Records by arm, in the order in which they come; an arm is a record's name without a seed.
+    """Records by arm (:attr:`ddi.record.Record.arm`), in the order in which they come.
 
     Raises:
         ValueError: for two records of one arm and one seed (a copy of a folder is no other seed).
+            Records whose seed nothing says are taken for different ones.
     """
     arms: dict[str, list[Record]] = {}
     for record in records:
         others = arms.setdefault(record.arm, [])
-        if twice := [other for other in others if other.seed == record.seed]:
+        twice = [other for other in others if other.seed == record.seed is not None]
+        if twice:
             one, two = (getattr(each.metrics, "path", each.name) for each in (twice[0], record))
             raise ValueError(
                 f"records must be of different seeds in every arm, got seed {record.seed} of "

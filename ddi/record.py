@@ -52,7 +52,7 @@ class _Columns(dict[str, Value]):
         raise ValueError(f"{self.path} must have a column {key!r}, it has: {there}")
 
 
-_NAME = re.compile(r"-seed(\d+).*$", re.DOTALL)
+_NAME = re.compile(r"-seed(\d+)([-_]\S*)?.*$", re.DOTALL)
 
 
 class AlreadyComplete(FileExistsError):
@@ -78,8 +78,10 @@ class Record:
 
     @property
     def arm(self) -> str:
-        """The folder's name without a seed and what follows it."""
-        return _NAME.sub("", self.name)
+        """The folder's name without a seed and what follows it, but for words joined by ``-`` or
+        ``_``: ``x-seed0-m3`` is of ``x-m3``, and ``x-seed0 (copy)`` of ``x``.
+        """
+        return _NAME.sub(r"\2", self.name)
 
     @property
     def seed(self) -> int | None:

@@ -10,7 +10,7 @@ random starts and weight of a penalty as the first, and only what the first one 
 
 import copy
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Self
 
@@ -113,6 +113,31 @@ class SAM:
         return self.rho * (gradient / norm) if norm > 0 else torch.zeros_like(gradient)
 
 
+@dataclass
+class _Owner:
+    """The parameters that a memory is of: their shapes, and the objects themselves, held weakly. A
+    copy (also by pickle) has the shapes alone, since the model that is copied with it has others.
+    """
+
+    shapes: tuple[torch.Size, ...] = ()
+    objects: Sequence[weakref.ref[Tensor]] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"shapes": self.shapes, "objects": ()}
+
+    def leave(self) -> None:
+        """Whatever model comes next is the owner."""
+        self.shapes, self.objects = (), ()
+
+    def becomes(self, parameters: Sequence[Tensor]) -> bool:
+        """Make these the owner; whether they may have been it before."""
+        shapes = tuple(p.shape for p in parameters)
+        known = all(ref() is p for ref, p in zip(self.objects, parameters, strict=False))
+        same = self.shapes in ((), shapes) and known
+        self.shapes, self.objects = shapes, [weakref.ref(p) for p in parameters]
+        return same
+
+
 @dataclass(frozen=True)
 class SAMPa(SAM):
     """SAM whose two gradients can be computed at the same time: it ascends along a gradient that
@@ -126,7 +151,8 @@ class SAMPa(SAM):
 
     returns ``(1 - lam) s + lam g``, and remembers ``B`` and ``g``. The first call, which remembers
     nothing, is SAM's; so is the first with other trainable parameters, since what is remembered is
-    of those that it was computed with. The auxiliary point knows nothing of the optimiser's
+    of those that it was computed with (a copy of a model and of its rule, made together or sent by
+    pickle, goes on as they do). The auxiliary point knows nothing of the optimiser's
     momentum and weight decay. The step's ``loss`` is that of ``B`` at the auxiliary point, its
     diagnostics are those of ``s``.
 
@@ -144,7 +170,7 @@ class SAMPa(SAM):
     lam: float
     t: float = 0.1
     _memory: dict[str, Tensor] = field(init=False, repr=False, compare=False, default_factory=dict)
-    _of: list[Any] = field(init=False, repr=False, compare=False, default_factory=list)
+    _owner: _Owner = field(init=False, repr=False, compare=False, default_factory=_Owner)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -175,7 +201,7 @@ class SAMPa(SAM):
             _checks.float_tensor("the gradient of state", state["gradient"])
         self._memory.clear()
         self._memory.update(state)
-        self._of.clear()  # of whatever model comes next
+        self._owner.leave()
 
     def __call__(
         self,
@@ -186,8 +212,9 @@ class SAMPa(SAM):
         generator: torch.Generator | None = None,
     ) -> Step:
         """See :meth:`SAM.__call__`."""
-        self._forget_unless_of(_checks.instance("model", model, nn.Module))
         with once(_checks.instance("model", model, nn.Module), generator) as again:
+            if not self._owner.becomes(list(trainable(eager(model)).values())):
+                self._memory.clear()
             rule = _of_one_weight(self.rule)
             if past := self._past(x):
                 images, labels, gradient, lam = *past, self.lam
@@ -203,13 +230,6 @@ class SAMPa(SAM):
         self._memory.update(zip(MEMORY, kept, strict=True))
         step = (1 - lam) * there.gradient + lam * ahead.gradient
         return replace(there, gradient=step, loss=ahead.loss)
-
-    def _forget_unless_of(self, model: nn.Module) -> None:
-        """Forget what was computed with other parameters than these (``_of`` holds them weakly)."""
-        own = list(trainable(eager(model)).values())
-        if self._of and [id(of()) for of in self._of] != [id(p) for p in own]:
-            self._memory.clear()
-        self._of[:] = [weakref.ref(p) for p in own]
 
     def _past(self, x: Any) -> tuple[Tensor, ...]:
         """What is remembered, on the device of ``x``."""

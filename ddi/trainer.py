@@ -292,7 +292,7 @@ class _Training:
         if self.record is None:
             return
         count = len(self.x_val)
-        with self.divergence_placed():
+        with self.divergence_placed(), own_randomness(self.device, 0):
             clean = clean_accuracy(self.model, self.x_val, self.y_val).value
             stands = self.stands(self.x_val, self.y_val)
             robust_train = self.stands(self.x[:count], self.y[:count]).double().mean().item()
@@ -319,8 +319,7 @@ class _Training:
     def stands(self, x: Tensor, y: Tensor) -> Tensor:
         """What the evaluation's attack leaves, ``(N,)``, with random numbers of its own."""
         draw = torch.Generator(self.device).manual_seed(0)
-        with own_randomness(self.device, 0):
-            return standing(self.model, x, y, self.evaluation, 1, draw)
+        return standing(self.model, x, y, self.evaluation, 1, draw)
 
     @contextmanager
     def divergence_placed(self) -> Iterator[None]:

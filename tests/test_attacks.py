@@ -679,6 +679,31 @@ def test_what_a_users_class_returns_is_checked(batch, many, value, error, words)
             robust_accuracy(model, x, model(x).argmax(1), attack)
 
 
+@pytest.mark.parametrize("which", range(3))
+def test_a_restart_that_returns_images_is_found_whichever_it_is(batch, which):
+    x, y = batch
+
+    class Mixed(Attack):
+        def restarts(self, model, x, y, m, generator=None, batch_size=None, only=slice(None)):
+            deltas = torch.zeros(m, *x[only].shape, dtype=x.dtype)
+            deltas[which] = (x[only] + 0.1).clamp(0, 1)
+            return deltas
+
+    with pytest.raises(ValueError, match="looks like images: return images - x"):
+        Rule("mean", m=3)(small_model(), x, y, Mixed())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("box", [(0.0, 1.0), None])
+def test_l2_perturbations_in_half_precision_are_in_the_ball(batch, dtype, box):
+    """As float64 sees them: what is rounded is what is projected, and not the projection."""
+    x, y = batch
+    model, attack = small_model().to(dtype), PGD(0.7, 0.5, 4, norm="L2", box=box)
+    delta = attack.restarts(model, x.to(dtype), y, 5, torch.Generator().manual_seed(0))
+    norms = delta.double().flatten(2).norm(dim=2)
+    assert delta.dtype == dtype and 0.99 * attack.eps < norms.max() <= attack.eps * (1 + 1e-6)
+
+
 @pytest.mark.parametrize(
     ("returns", "error", "words"),
     [

@@ -286,6 +286,30 @@ def test_a_slope_in_float16_is_that_of_float64_rounded_once():
     torch.testing.assert_close(found.direction.double(), exact.direction, atol=5e-4, rtol=0)
 
 
+def test_small_entries_of_float16_gradients_keep_their_digits():
+    """What all have in common is a six millionth of the largest, and float16 has no such number."""
+    found = steepest_descent(torch.tensor([[60000.0, 0.01], [-60000.0, 0.01]]).half(), tol=0.0)
+    assert found.slope.item() == pytest.approx(-0.01, rel=1e-3)
+    assert found.direction.tolist() == [pytest.approx(0, abs=1e-3), -1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_the_slope_of_nearly_opposite_gradients_is_theirs(dtype):
+    """Gradients a thousand times as long as their hull is far from 0: what the direction loses in
+    rounding is in the slope, and nothing else is.
+    """
+    slopes = []
+    for seed in range(50):
+        u, v = torch.randn(2, 6, generator=torch.Generator().manual_seed(seed))
+        g = (1000 * torch.stack([u, -u]) + torch.stack([v, v])).to(dtype)
+        found = steepest_descent(g, tol=0.0)
+        measured = directional_derivative(g.double(), found.direction.double()).item()
+        rounded_once = pytest.approx(measured, rel=torch.finfo(dtype).eps / 2 + 1e-9, abs=1e-7)
+        assert found.stationary or found.slope.item() == rounded_once
+        slopes.append(found.slope.item())
+    assert sorted(slopes)[25] < -0.5
+
+
 # --------------------------------------------------------------------------------------------------
 
 

@@ -25,7 +25,7 @@ RULES = {
     "single-sam": {"rho": 0.3}, "ddi-sampa": {"m": 2, "rho": 0.3, "lam": 0.2, "t": 0.1},
 }  # fmt: skip
 PROGRAM = """
-import sys
+import copy, sys
 from dataclasses import replace
 import torch
 from ddi import BETA, MLP, PGD, Sampler, Setting, descent_rule, digits, parallel, train
@@ -67,10 +67,17 @@ def refused():
     model = MLP(hidden=(8,))
     torch.manual_seed(0)
     same = MLP(hidden=(8,))
+    norm = torch.cat([p.detach().flatten() for p in same.parameters()]).norm()
+    black = torch.zeros_like(x)
     cases = {"": (same, x, y), "model": (model, x, y), "y": (same, x, y.flip(0) if rank else y)}
     cases["x"] = same, x[:4] if rank else x[4:], y[:4]
     cases["x order"] = same, x.flip(0) if rank else x, y
     cases["x size"] = same, x[:4] if rank else x, y[:4] if rank else y
+    cases["x size in black"] = same, black[:4] if rank else black, y[:4] if rank else y
+    cases["x mirrored"] = same, x.flip(-1) if rank else x, y
+    for name, by in (("model by 1 % of its norm", norm / 100), ("model NaN", torch.nan)):
+        cases[name] = copy.deepcopy(same), x, y
+        cases[name][0][1].weight.data[0, 0] += by if rank else 0.0
     for name, case in cases.items():
         try:
             descent_rule("mean", m=2)(*case, PGD(0.1, 0.05, 1), torch.Generator().manual_seed(0))
@@ -79,7 +86,8 @@ def refused():
             found[name] = str(error)
     with torch.no_grad():
         same[1].weight *= 1 + 1e-6 * rank  # what rounding may do
-    parallel.alike(same.parameters(), x, y)
+    parallel.alike(same.parameters(), black * (-1) ** rank, y)  # -0.0 is 0.0
+    parallel.alike([torch.full((9,), torch.nan)], x, y)  # to be told of as in one process
     return found
 
 def curve(folder):

@@ -59,6 +59,25 @@ def test_a_copied_record_is_no_seed(tmp_path, copied):
     plt.close("all")
 
 
+def test_an_arm_is_a_name_without_its_seed_and_an_unknown_seed_is_none_twice():
+    names = (
+        "x-seed0-m3",
+        "x-seed1-m3",
+        "x-seed0-m10",
+        "x-seed0",
+        "x-m3-seed2",
+        "y",
+        "y",
+        "z-seed0_2",
+    )
+    arms = plots.by_arm(Record(name, {}, {}, {}) for name in names)
+    seeds = {arm: [one.seed for one in runs] for arm, runs in arms.items()}
+    expected = {"x-m3": [0, 1, 2], "x-m10": [0], "x": [0], "y": [None, None], "z_2": [0]}
+    assert seeds == expected and list(seeds) == list(expected)
+    with pytest.raises(ValueError, match="got seed 1 of x-m3 twice"):
+        plots.by_arm(Record(f"x-seed1-m3{end}", {}, {}, {}) for end in ("", " (copy)"))
+
+
 def test_seeds_are_cut_to_the_shortest_and_records_without_rows_passed_over(tmp_path):
     def record(name, values):
         metrics = {"epoch": np.arange(len(values)), "robust": np.array(values)}

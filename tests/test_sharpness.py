@@ -3,6 +3,7 @@ nothing of the model is left moved.
 """
 
 import copy
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -254,6 +255,37 @@ def test_another_model_begins_without_the_memory_of_the_first():
     step(sampa, one, x, y)
     assert torch.equal(goes, step(sampa, one, x_, y_).gradient)
     assert not torch.equal(goes, step(SAM(rule, rho=0.4), one, x_, y_).gradient)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))])
+def test_a_copy_of_a_model_and_its_rule_goes_on_as_they_do(copied):
+    """And is itself of the copied model from its first call on, and of no model of other shapes."""
+    rule, (x, y), (x_, y_) = descent_rule("ddi", m=2), batch(), batch(first=6)
+    model, sampa = plain(), SAMPa(rule, rho=0.4, lam=0.2)
+    step(sampa, model, x, y)
+    (twin, again), (_, astray) = copied((model, sampa)), copied((model, sampa))
+    goes = step(sampa, model, x_, y_).gradient
+    assert torch.equal(step(again, twin, x_, y_).gradient, goes)
+    assert torch.equal(step(again, twin, x, y).gradient, step(sampa, model, x, y).gradient)
+    begun = step(SAM(rule, rho=0.4), model, x_, y_).gradient
+    assert not torch.equal(goes, begun)
+    torch.testing.assert_close(step(again, model, x_, y_).gradient, begun)
+    torch.manual_seed(0)
+    wider = MLP(hidden=(7,)).double()
+    begun = step(SAM(rule, rho=0.4), wider, x_, y_).gradient
+    torch.testing.assert_close(step(astray, wider, x_, y_).gradient, begun)
+
+
+def test_a_loaded_memory_is_of_whatever_model_comes_next():
+    """Also where the rule has been called with another model before."""
+    rule, (x, y), (x_, y_) = descent_rule("ddi", m=2), batch(), batch(first=6)
+    one, other = plain(), plain(seed=1)
+    sampa, loaded = (SAMPa(rule, rho=0.4, lam=0.2) for _ in range(2))
+    step(sampa, one, x, y)
+    step(loaded, other, x_, y_)
+    loaded.load_state_dict(sampa.state_dict())
+    expected = step(sampa, one, x_, y_).gradient
+    assert torch.equal(step(loaded, plain(), x_, y_).gradient, expected)
 
 
 def test_what_is_remembered_is_not_what_the_caller_writes_into():

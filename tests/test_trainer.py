@@ -594,6 +594,66 @@ def test_foreign_generators_and_unsaved_buffers_are_of_the_run_and_in_its_checkp
         assert torch.equal(value, whole[key]), key
 
 
+class Restless(Jumpy):
+    """Draws Python's, NumPy's and torch's numbers in eval mode too."""
+
+    def forward(self, x):
+        if not self.training:
+            x = x * (1 + 0.1 * (random.random() + np.random.uniform() + torch.rand(())))
+        return super().forward(x)
+
+
+def restless(model, x, y):
+    return 0.1 * random.random() * np.random.uniform() * torch.rand_like(x)
+
+
+@pytest.mark.parametrize("kind, evaluation", [(Restless, WEAK), (Jumpy, restless)])
+def test_the_numbers_that_validation_draws_are_none_of_the_training_run(tmp_path, kind, evaluation):
+    """The weights are the same however often they are evaluated."""
+    found = {}
+    for every in (1, 3):
+        torch.manual_seed(0)
+        model = kind()
+        model.dropout = nn.Dropout(0.5)
+        model.one = nn.Sequential(model.one, model.dropout)  # of torch's own numbers
+        setting = replace(QUICK, epochs=3, epoch_steps=2, evaluate_every=every)
+        rule, folder = descent_rule("single"), tmp_path / str(every)
+        found[every] = train(model, digits(), rule, WEAK, setting, folder, evaluation)
+        assert len(read_record(folder).metrics["robust"]) == 3 // every
+    assert same(found[1], found[3])
+
+
+def test_a_state_dict_without_arguments_is_enough_for_a_checkpoint(tmp_path):
+    """A buffer that it leaves out, as one that is not persistent, is in the checkpoint besides."""
+
+    class Own(Jumpy):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("count", torch.zeros(()))
+
+        def forward(self, x):
+            self.count += self.training
+            return super().forward(x)
+
+        def state_dict(self):
+            return {k: v for k, v in super().state_dict().items() if k != "count"}
+
+        def load_state_dict(self, state):
+            super().load_state_dict(state, strict=False)
+
+    setting, (one, two) = replace(QUICK, epochs=2, epoch_steps=4), (Own(), Own())
+    options = descent_rule("single"), WEAK, setting, tmp_path
+    one.register_forward_pre_hook(lambda *_: stop() if one.count == 6 else None)
+
+    def stop():
+        raise Stop
+
+    with pytest.raises(Stop):
+        train(one, digits(), *options, checkpoint_every=1)
+    train(two, digits(), *options, checkpoint_every=1)
+    assert two.count == 8 and two.centre.any()
+
+
 def test_a_phase_that_starts_at_0_is_the_first_and_is_recorded_as_such(tmp_path):
     phases = [Phase(0.5, descent_rule("mean", m=2), WEAK), Phase(0, descent_rule("ddi", m=3), WEAK)]
     setting = replace(QUICK, epochs=2, epoch_steps=1)

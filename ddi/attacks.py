@@ -245,8 +245,8 @@ class Ascent:
         wrong = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         with frozen(self.model, passes=attack.steps > 0):
             self.scaled = Scaled(self.model, self.precision, x)
-            kept, best = delta, torch.full((len(x),), -torch.inf, dtype=self.scaled.wide)
-            best = best.to(x.device)
+            best = torch.full((len(x),), -torch.inf, dtype=self.scaled.wide, device=x.device)
+            kept = delta
             values_of = inner(self.loss, self._logits, x, self.y)
             for step in range(1, attack.steps + 1):
                 values, gradient = self.scaled.rise(values_of, delta)

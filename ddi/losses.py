@@ -206,12 +206,8 @@ def narrow(model: object, precision: Precision, images: Tensor) -> bool:
     """Whether a backward pass is in float16, which has no numbers below 6e-8: by the autocast, the
     images or the weights.
     """
-    held = {p.dtype for m in _modules(model) for p in m.parameters(recurse=False)}
+    held = {p.dtype for p in model.parameters()} if isinstance(model, nn.Module) else set()
     return torch.float16 in held | {images.dtype, precision.dtype if precision.low else None}
-
-
-def _modules(model: object) -> list[nn.Module]:
-    return [*model.modules()] if isinstance(model, nn.Module) else []
 
 
 class Scaled:
@@ -230,9 +226,8 @@ class Scaled:
 
     def __init__(self, model: object, precision: Precision, x: Tensor) -> None:
         self.on, self.dtype = narrow(model, precision, x), x.dtype
-        self.together = self.on and not (
-            isinstance(model, nn.Module)
-            and not coupled(model, partial(precision.forward, model), x)
+        self.together = self.on and (
+            not isinstance(model, nn.Module) or coupled(model, partial(precision.forward, model), x)
         )
         self.wide = torch.promote_types(x.dtype, torch.float32) if self.on else x.dtype
         self.top = torch.full((len(x),), 5, device=x.device)  # largest entry at the logits, log2

@@ -2,7 +2,7 @@
 holds, parameters that are not trained, generators.
 """
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +24,11 @@ class Moved:
     """Whatever forward passes move, as it was at one moment.
 
     Attributes:
-        tensors: who holds it, its name there, the object, and its values. weights: parameters, in
-            the same way. generators: with their states. training: the mode of the passes.
+        tensors: who holds it, its name there, the object, and its values. generators: with their
+            states. training: the mode of the passes.
     """
 
     tensors: list[tuple[dict[str, Any], str, Tensor | None, Tensor | None]]
-    weights: list[tuple[dict[str, Any], str, nn.Parameter, Tensor | None]]
     generators: list[tuple[torch.Generator, Tensor]]
     training: bool
 
@@ -46,7 +45,6 @@ class Moved:
         generators, and one more; with ``trained`` also the parameters that are trained.
         """
         tensors: list[tuple[dict[str, Any], str, Tensor | None, Tensor | None]] = []
-        weights: list[tuple[dict[str, Any], str, nn.Parameter, Tensor | None]] = []
         held = [generator] if isinstance(generator, torch.Generator) else []
         for module in model.modules():
             tensors += [(module._buffers, name, b, _copy(b)) for name, b in module._buffers.items()]
@@ -54,7 +52,7 @@ class Moved:
                 if p is None or (p.requires_grad and not trained):
                     continue
                 if trained or not _still(p, training):  # (eval() may merge matrices)
-                    weights.append((module._parameters, name, p, _copy(p)))
+                    tensors.append((module._parameters, name, p, _copy(p)))
             for name, value in vars(module).items():
                 if isinstance(value, Tensor):
                     tensors.append((vars(module), name, value, _copy(value)))
@@ -64,20 +62,21 @@ class Moved:
             held.append(torch.default_generator)
             for device in {p.device for p in model.parameters() if p.is_cuda}:
                 held.append(torch.cuda.default_generators[device.index])
-        return cls(tensors, weights, [(g, g.get_state()) for g in held], training)
+        return cls(tensors, [(g, g.get_state()) for g in held], training)
 
     def learn(self) -> None:
         """Passes have been made since: count what they have not moved."""
-        for holder, name, p, value in self.weights:
-            stays = holder.get(name) is p and value is not None and _same(p, value)
-            times = _times.setdefault(p, [0, 0])
-            times[self.training] = times[self.training] + 1 if stays else 0
+        for holder, name, p, value in self.tensors:
+            if isinstance(p, nn.Parameter):
+                stays = value is not None and _same(p, value) and holder.get(name) is p
+                times = _times.setdefault(p, [0, 0])
+                times[self.training] = times[self.training] + 1 if stays else 0
 
     def put_back(self) -> None:
         """Objects first, then values, where they differ for weights (they may be in a file that is
         only read); through ``.data``, of which autograd takes no notice.
         """
-        for holder, name, tensor, value in self._all():
+        for holder, name, tensor, value in self.tensors:
             holder[name] = tensor
             if tensor is None or value is None:
                 continue
@@ -89,10 +88,6 @@ class Moved:
                 tensor.data.copy_(value)
         for generator, state in self.generators:
             generator.set_state(state)
-
-    def _all(self) -> Iterator[tuple[dict[str, Any], str, Tensor | None, Tensor | None]]:
-        yield from self.tensors
-        yield from self.weights
 
 
 def _still(p: nn.Parameter, training: bool) -> bool:

@@ -1095,7 +1095,8 @@ for which, label in NAMES.items():
     print(f"  {label:20}", "   ".join(f"{one:.3f} {two:.3f}" for one, two in told))
 about = left["raw-then-zero", 0].provenance
 print(f"{about['device']}, torch {about['torch']}, data {about['data']},", end=" ")
-print(f"commits {', '.join(sorted({r.provenance['commit'][:7] for r in left.values()}))}")
+commits = {r.provenance["commit"] for r in left.values()}
+print("commits", ", ".join(sorted(c[:7] + c[40:] for c in commits)))
 
 # %% [markdown]
 # Both were wrong ({numref}`fig-12-weights`), W by a wide margin: the convolutions had hardly grown, as a pilot had shown and the design expected. So what 80 raw steps leave behind sits in what is neither the convolutions' size nor the last layer: in the convolutions' directions and GroupNorm's gains and biases. Which of these it is, and whether such features are *bad* or only need other steps, these arms do not say.

@@ -128,7 +128,7 @@ PLANTED = [
     F("only the first image is compared", "coupling", "coupled", "(0, 1)", "(0,)", "product.statistics_by_hand_are_refused"),
     F("penalties that lose their gradients in float16 go through", "gradients", "Shift.at", "through.narrow", "False", "float16.penalties_in_float16"),
     F("a gradient is infinite in float16", "state", "assign_gradient", "parameter.dtype == torch.float16", "False", "float16.a_gradient_that_float16_cannot_hold_is_refused"),
-    F("samples behind a lambda have a scale each", "losses", "Scaled.__init__", "isinstance(model, nn.Module) and (not coupled(model, partial(precision.forward, model), x))", "not isinstance(model, nn.Module) or not coupled(model, partial(precision.forward, model), x)", "float16.samples_that_are_coupled_have_one_scale"),
+    F("samples behind a lambda have a scale each", "losses", "Scaled.__init__", "not isinstance(model, nn.Module) or coupled(model, partial(precision.forward, model), x)", "isinstance(model, nn.Module) and coupled(model, partial(precision.forward, model), x)", "float16.samples_that_are_coupled_have_one_scale"),
     F("coupled samples have a scale each", "losses", "Scaled.through", "self.together", "False", "float16.samples_that_are_coupled_have_one_scale"),
     F("directions are not scaled in float16", "gradients", "Passes.scales", "(9, 1, -7)", "(0, 0, 0)", "float16.a_direction_is_that_of_float32"),
     F("a scaled direction that overflows is the last", "gradients", "Passes.scales", "(9, 1, -7)", "(9, 9, 9)", "float16.a_direction_is_that_of_float32"),
